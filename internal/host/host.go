@@ -1,0 +1,86 @@
+// Package host is the kernel's edge. It observes what a host has, compares it
+// with what is wanted and carries out the difference. Nothing else in Viaduct
+// talks netlink or changes the host.
+package host
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"viaduct/internal/hoststate"
+)
+
+// Host is a host whose network can be observed and changed. The kernel's own
+// is made by Open; Fake is one in memory.
+type Host interface {
+	// Observe returns those of the named objects that exist, as they are now.
+	// It answers from a mirror that notifications keep current, and reads
+	// only sysctls afresh.
+	Observe(keys []hoststate.Key) hoststate.State
+	// Owned returns all that is recognisable as made by Viaduct: bridges by
+	// their alias, routes by their protocol, the contents of our nftables
+	// tables, running services.
+	Owned() hoststate.State
+	// Apply carries out the operations in the order given. If one fails it
+	// undoes those before it and returns an *OpError.
+	Apply(ctx context.Context, ops []hoststate.Op) error
+	// Inventory lists what the host has, ours or not, to avoid collisions.
+	Inventory() Inventory
+	// Events delivers the keys of objects that changed or vanished, by
+	// whosever hand. Deliveries are merged, never dropped. An empty slice says
+	// that everything may have changed.
+	Events() <-chan []hoststate.Key
+	// Close stops observing. The host keeps what it has.
+	Close() error
+}
+
+// Applier knows how to observe and change some kinds of objects. Kernel
+// objects have appliers in this package; in-process services bring their own.
+type Applier interface {
+	// Kinds lists the kinds it is responsible for.
+	Kinds() []hoststate.Kind
+	// Observe returns those of the named objects that exist.
+	Observe(keys []hoststate.Key) hoststate.State
+	// Owned returns the objects of its kinds that are ours.
+	Owned() hoststate.State
+	// Apply carries out one run of operations, all of its kinds. It either
+	// does all or undoes what it did and returns an *OpError.
+	Apply(ctx context.Context, ops []hoststate.Op) error
+}
+
+// OpError is an operation that the host refused.
+type OpError struct {
+	Op  hoststate.Op
+	Err error
+}
+
+func (e *OpError) Error() string { return fmt.Sprintf("apply %q: %v", e.Op, e.Err) }
+
+// Unwrap returns the cause.
+func (e *OpError) Unwrap() error { return e.Err }
+
+// Inventory is what a host has, ours or not.
+type Inventory struct {
+	Links     []Link
+	Addresses []LinkPrefix // every address with its prefix, not masked
+	Routes    []LinkPrefix // every route of all tables but local and default routes, masked
+}
+
+// Link is a network device.
+type Link struct {
+	Index  int
+	Name   string
+	Kind   string // "bridge", "veth", "tun"; "" for a physical one
+	Alias  string
+	MAC    hoststate.MAC
+	MTU    int
+	Master string // the bridge it is a port of; "" for none
+	Up     bool
+}
+
+// LinkPrefix is a prefix that belongs to a link.
+type LinkPrefix struct {
+	Link   string
+	Prefix netip.Prefix
+}

@@ -1,0 +1,171 @@
+package hoststate
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// MAC is an Ethernet address. The zero value means "not given".
+type MAC [6]byte
+
+func (m MAC) String() string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// Bridge is a bridge link that Viaduct makes and owns.
+type Bridge struct {
+	Name string
+	// Alias marks the link as ours (IFLA_IFALIAS); an observed bridge without it is not.
+	Alias string
+	MAC   MAC
+	// MTU in bytes; 0 leaves the kernel's default.
+	MTU int
+	// STP is whether the kernel runs the spanning tree protocol on the bridge.
+	STP bool
+	// ForwardDelay in hundredths of a second; only meaningful with STP.
+	ForwardDelay int
+}
+
+// BridgeKey names the bridge link called name.
+func BridgeKey(name string) Key { return Key{KindBridge, name} }
+
+// Key implements Object.
+func (b Bridge) Key() Key { return BridgeKey(b.Name) }
+
+// Text implements Object.
+func (b Bridge) Text() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "bridge %s mac %s", b.Name, b.MAC)
+	if b.MTU != 0 {
+		fmt.Fprintf(&s, " mtu %d", b.MTU)
+	}
+	if b.STP {
+		fmt.Fprintf(&s, " stp on delay %d.%02ds", b.ForwardDelay/100, b.ForwardDelay%100)
+	} else {
+		s.WriteString(" stp off")
+	}
+	return s.String()
+}
+
+// Address is an address with its prefix length on a link.
+type Address struct {
+	Link   string
+	Prefix netip.Prefix // not masked: 192.168.122.1/24
+}
+
+// Key implements Object.
+func (a Address) Key() Key { return Key{KindAddress, a.Link + " " + a.Prefix.String()} }
+
+// Text implements Object.
+func (a Address) Text() string { return fmt.Sprintf("address %s on %s", a.Prefix, a.Link) }
+
+// Container implements Contained.
+func (a Address) Container() Key { return BridgeKey(a.Link) }
+
+// LinkUp is a link being administratively up. Its removal takes the link down,
+// which cuts the guests off at once.
+type LinkUp struct{ Link string }
+
+// Key implements Object.
+func (u LinkUp) Key() Key { return Key{KindLinkUp, u.Link} }
+
+// Text implements Object.
+func (u LinkUp) Text() string { return "up " + u.Link }
+
+// Container implements Contained.
+func (u LinkUp) Container() Key { return BridgeKey(u.Link) }
+
+// Route is a route through a link, in the main table.
+type Route struct {
+	Dst    netip.Prefix // masked
+	Via    netip.Addr   // next hop; invalid for a directly connected one
+	Link   string
+	Metric int // 0: the kernel's default
+}
+
+// Key implements Object.
+func (r Route) Key() Key {
+	return Key{KindRoute, fmt.Sprintf("%s metric %d on %s", r.Dst, r.Metric, r.Link)}
+}
+
+// Text implements Object.
+func (r Route) Text() string {
+	s := "route " + r.Dst.String()
+	if r.Via.IsValid() {
+		s += " via " + r.Via.String()
+	}
+	s += " dev " + r.Link
+	if r.Metric != 0 {
+		s += fmt.Sprintf(" metric %d", r.Metric)
+	}
+	return s
+}
+
+// Container implements Contained.
+func (r Route) Container() Key { return BridgeKey(r.Link) }
+
+// Sysctl is a kernel setting. Name is the path below /proc/sys with slashes,
+// so that link names containing dots stay unambiguous.
+type Sysctl struct {
+	Name  string // "net/ipv4/ip_forward"
+	Value string
+	// Link is the link the setting belongs to and vanishes with; "" for a setting of the host.
+	Link string
+}
+
+// SysctlKey names the setting at path name below /proc/sys.
+func SysctlKey(name string) Key { return Key{KindSysctl, name} }
+
+// Key implements Object.
+func (s Sysctl) Key() Key { return SysctlKey(s.Name) }
+
+// Text implements Object.
+func (s Sysctl) Text() string { return fmt.Sprintf("sysctl %s = %s", s.Name, s.Value) }
+
+// Container implements Contained; the zero Key for a setting of the host.
+func (s Sysctl) Container() Key {
+	if s.Link == "" {
+		return Key{}
+	}
+	return BridgeKey(s.Link)
+}
+
+// Member is a link being a port of a bridge.
+type Member struct {
+	Link   string
+	Bridge string
+}
+
+// MemberKey names the bridge membership of the link called name.
+func MemberKey(name string) Key { return Key{KindMember, name} }
+
+// Key implements Object.
+func (m Member) Key() Key { return MemberKey(m.Link) }
+
+// Text implements Object.
+func (m Member) Text() string { return fmt.Sprintf("port %s of bridge %s", m.Link, m.Bridge) }
+
+// Container implements Contained.
+func (m Member) Container() Key { return BridgeKey(m.Bridge) }
+
+// Service is something that Viaduct itself runs for a network while the
+// network is active: a DHCP server, a DNS server.
+type Service struct {
+	// Type is the sort of service: "dhcp4", "dns".
+	Type string
+	// Network is the UUID of the network it serves, in text form.
+	Network string
+	// Config is the service's own configuration type, a plain value. Two
+	// services are equal when their configurations are (reflect.DeepEqual).
+	Config fmt.Stringer
+}
+
+// ServiceKey names the service of the given type of a network.
+func ServiceKey(typ, network string) Key { return Key{KindService, typ + " " + network} }
+
+// Key implements Object.
+func (s Service) Key() Key { return ServiceKey(s.Type, s.Network) }
+
+// Text implements Object.
+func (s Service) Text() string { return "service " + s.Type + " " + s.Config.String() }

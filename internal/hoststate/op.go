@@ -1,0 +1,104 @@
+package hoststate
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Verb says what an Op does.
+type Verb uint8
+
+// The verbs.
+const (
+	Create Verb = iota + 1
+	Change
+	Delete
+)
+
+// Op is one operation that brings an object of the host from Old to New.
+type Op struct {
+	Verb Verb
+	Old  Object // nil for Create
+	New  Object // nil for Delete
+}
+
+// Object is the object the operation is about: New, or Old for a Delete.
+func (o Op) Object() Object {
+	if o.New != nil {
+		return o.New
+	}
+	return o.Old
+}
+
+// Key is the key of the object the operation is about.
+func (o Op) Key() Key { return o.Object().Key() }
+
+// Inverse is the operation that undoes o.
+func (o Op) Inverse() Op {
+	switch o.Verb {
+	case Create:
+		return Op{Verb: Delete, Old: o.New}
+	case Delete:
+		return Op{Verb: Create, New: o.Old}
+	default:
+		return Op{Verb: Change, Old: o.New, New: o.Old}
+	}
+}
+
+// String is the operation as `viaduct plan` prints it: "+" creates, "~"
+// changes, "-" removes.
+func (o Op) String() string {
+	switch o.Verb {
+	case Create:
+		return "+ " + o.New.Text()
+	case Delete:
+		return "- " + o.Old.Text()
+	default:
+		return "~ " + o.New.Text() + "   (was: " + o.Old.Text() + ")"
+	}
+}
+
+// removalRank orders removals. Taking the link down first cuts the guests at
+// once; services and rules go while nobody can use them; the bridge, whose
+// removal costs the kernel tens of milliseconds, goes last.
+var removalRank = [...]int{
+	KindLinkUp: 1, KindService: 2, KindMember: 3, KindElement: 4, KindChain: 5, KindSet: 6, KindTable: 7,
+	KindRoute: 8, KindAddress: 9, KindSysctl: 10, KindBridge: 11,
+}
+
+// SortOps puts operations into the order in which they have to be carried out:
+// removals of elements, chains and services that stand in the way first, then
+// creations and changes by kind, then all other removals.
+func SortOps(ops []Op) {
+	phase := func(o Op) int {
+		switch {
+		case o.Verb != Delete:
+			return 1
+		case o.Key().Kind == KindLinkUp, o.Key().Kind == KindService:
+			return 0
+		default:
+			return 2
+		}
+	}
+	rank := func(o Op) int {
+		if o.Verb == Delete {
+			return removalRank[o.Key().Kind]
+		}
+		return int(o.Key().Kind)
+	}
+	slices.SortStableFunc(ops, func(a, b Op) int {
+		return cmp.Or(cmp.Compare(phase(a), phase(b)), cmp.Compare(rank(a), rank(b)),
+			cmp.Compare(a.Key().Name, b.Key().Name))
+	})
+}
+
+// FormatOps is a plan as text, one operation a line.
+func FormatOps(ops []Op) string {
+	var s strings.Builder
+	for _, o := range ops {
+		s.WriteString(o.String())
+		s.WriteByte('\n')
+	}
+	return s.String()
+}

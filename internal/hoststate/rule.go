@@ -1,0 +1,282 @@
+package hoststate
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Rule is one nftables rule: matches, then statements. The host package knows
+// how to say each of them to the kernel.
+type Rule []Expr
+
+func (r Rule) String() string {
+	parts := make([]string, len(r))
+	for i, e := range r {
+		parts[i] = e.Text()
+	}
+	return strings.Join(parts, " ")
+}
+
+// Expr is one part of a rule. Text is its form in nft's language.
+type Expr interface{ Text() string }
+
+func not(n bool) string {
+	if n {
+		return "!= "
+	}
+	return ""
+}
+
+// InIface matches the link a packet came in by.
+type InIface struct {
+	Name string
+	Not  bool
+}
+
+// Text implements Expr.
+func (e InIface) Text() string { return fmt.Sprintf("iifname %s%q", not(e.Not), e.Name) }
+
+// OutIface matches the link a packet leaves by.
+type OutIface struct {
+	Name string
+	Not  bool
+}
+
+// Text implements Expr.
+func (e OutIface) Text() string { return fmt.Sprintf("oifname %s%q", not(e.Not), e.Name) }
+
+func ipWord(p netip.Prefix) string {
+	if p.Addr().Is4() {
+		return "ip"
+	}
+	return "ip6"
+}
+
+func prefixText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.Masked().String()
+}
+
+// Source matches the source address. It implies the address family.
+type Source struct {
+	Prefix netip.Prefix
+	Not    bool
+}
+
+// Text implements Expr.
+func (e Source) Text() string {
+	return fmt.Sprintf("%s saddr %s%s", ipWord(e.Prefix), not(e.Not), prefixText(e.Prefix))
+}
+
+// Destination matches the destination address. It implies the address family.
+type Destination struct {
+	Prefix netip.Prefix
+	Not    bool
+}
+
+// Text implements Expr.
+func (e Destination) Text() string {
+	return fmt.Sprintf("%s daddr %s%s", ipWord(e.Prefix), not(e.Not), prefixText(e.Prefix))
+}
+
+// Proto is an IP protocol number.
+type Proto uint8
+
+// The protocols in use.
+const (
+	TCP    Proto = 6
+	UDP    Proto = 17
+	ICMP   Proto = 1
+	ICMPv6 Proto = 58
+)
+
+func (p Proto) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case ICMP:
+		return "icmp"
+	case ICMPv6:
+		return "ipv6-icmp"
+	}
+	return fmt.Sprint(uint8(p))
+}
+
+// L4Proto matches the transport protocol.
+type L4Proto struct{ Proto Proto }
+
+// Text implements Expr.
+func (e L4Proto) Text() string { return "meta l4proto " + e.Proto.String() }
+
+// NFProto matches the network layer: 4 or 6.
+type NFProto struct{ Version int }
+
+// Text implements Expr.
+func (e NFProto) Text() string { return fmt.Sprintf("meta nfproto ipv%d", e.Version) }
+
+// DPort matches the transport destination port; an L4Proto comes before it.
+// Last is 0 for a single port.
+type DPort struct{ First, Last uint16 }
+
+// Text implements Expr.
+func (e DPort) Text() string {
+	if e.Last == 0 || e.Last == e.First {
+		return fmt.Sprintf("th dport %d", e.First)
+	}
+	return fmt.Sprintf("th dport %d-%d", e.First, e.Last)
+}
+
+// CTState matches the connection tracking state; all that are set, match.
+type CTState struct{ Established, Related, New, Invalid bool }
+
+// Text implements Expr.
+func (e CTState) Text() string {
+	var s []string
+	for _, x := range []struct {
+		on   bool
+		name string
+	}{{e.Established, "established"}, {e.Related, "related"}, {e.New, "new"}, {e.Invalid, "invalid"}} {
+		if x.on {
+			s = append(s, x.name)
+		}
+	}
+	return "ct state " + strings.Join(s, ",")
+}
+
+// EtherSource matches the source Ethernet address.
+type EtherSource struct {
+	MAC MAC
+	Not bool
+}
+
+// Text implements Expr.
+func (e EtherSource) Text() string { return "ether saddr " + not(e.Not) + e.MAC.String() }
+
+// EtherDest matches the destination Ethernet address.
+type EtherDest struct {
+	MAC MAC
+	Not bool
+}
+
+// Text implements Expr.
+func (e EtherDest) Text() string { return "ether daddr " + not(e.Not) + e.MAC.String() }
+
+func fieldsText(fields []Field) string {
+	s := make([]string, len(fields))
+	for i, f := range fields {
+		s[i] = string(f)
+	}
+	return strings.Join(s, " . ")
+}
+
+// InSet matches when the fields are in the named set of the chain's table.
+type InSet struct {
+	Fields []Field
+	Set    string
+	Not    bool
+}
+
+// Text implements Expr.
+func (e InSet) Text() string { return fieldsText(e.Fields) + " " + not(e.Not) + "@" + e.Set }
+
+// VMap looks the fields up in the named verdict map of the chain's table.
+type VMap struct {
+	Fields []Field
+	Map    string
+}
+
+// Text implements Expr.
+func (e VMap) Text() string { return fieldsText(e.Fields) + " vmap @" + e.Map }
+
+// Update puts the fields into a dynamic set of the chain's table, or renews
+// the time-out of what is there.
+type Update struct {
+	Fields []Field
+	Set    string
+}
+
+// Text implements Expr.
+func (e Update) Text() string { return fmt.Sprintf("update @%s { %s }", e.Set, fieldsText(e.Fields)) }
+
+// Counter counts packets and bytes. Its values are not part of the wanted state.
+type Counter struct{}
+
+// Text implements Expr.
+func (Counter) Text() string { return "counter" }
+
+// VerdictKind is what a Verdict decides.
+type VerdictKind string
+
+// The verdicts.
+const (
+	Accept VerdictKind = "accept"
+	Drop   VerdictKind = "drop"
+	Return VerdictKind = "return"
+	Jump   VerdictKind = "jump"
+	Goto   VerdictKind = "goto"
+)
+
+// Verdict ends a rule.
+type Verdict struct {
+	Kind  VerdictKind
+	Chain string // the target of Jump and Goto
+}
+
+// Text implements Expr.
+func (v Verdict) Text() string {
+	if v.Chain != "" {
+		return string(v.Kind) + " " + v.Chain
+	}
+	return string(v.Kind)
+}
+
+// Reject drops the packet and tells the sender: port unreachable.
+type Reject struct{}
+
+// Text implements Expr.
+func (Reject) Text() string { return "reject" }
+
+// Masquerade rewrites the source to the address of the outgoing link. Ports 0
+// leave the choice of port to the kernel.
+type Masquerade struct{ FirstPort, LastPort uint16 }
+
+// Text implements Expr.
+func (m Masquerade) Text() string {
+	if m.FirstPort == 0 && m.LastPort == 0 {
+		return "masquerade"
+	}
+	return fmt.Sprintf("masquerade to :%d-%d", m.FirstPort, m.LastPort)
+}
+
+// SNAT rewrites the source to a range of addresses and, if not 0, ports.
+type SNAT struct {
+	First, Last         netip.Addr
+	FirstPort, LastPort uint16
+}
+
+// Text implements Expr.
+func (s SNAT) Text() string {
+	word := "ip"
+	if s.First.Is6() {
+		word = "ip6"
+	}
+	out := fmt.Sprintf("snat %s to %s", word, s.First)
+	if s.Last.IsValid() && s.Last != s.First {
+		out += "-" + s.Last.String()
+	}
+	if s.FirstPort != 0 || s.LastPort != 0 {
+		out += fmt.Sprintf(":%d-%d", s.FirstPort, s.LastPort)
+	}
+	return out
+}
+
+// Redirect sends the packet to a local port instead.
+type Redirect struct{ Port uint16 }
+
+// Text implements Expr.
+func (r Redirect) Text() string { return fmt.Sprintf("redirect to :%d", r.Port) }

@@ -1,0 +1,104 @@
+// Package hoststate says what a host should look like, as plain values: links,
+// addresses, sysctls, firewall rules and services. It does no I/O. The plan
+// package writes these values, the host package compares them with the kernel
+// and makes the kernel follow.
+package hoststate
+
+import (
+	"cmp"
+	"fmt"
+	"reflect"
+	"slices"
+)
+
+// Kind is the sort of thing an Object describes.
+type Kind uint8
+
+// The kinds, in the order in which they are created. What is later in the list
+// may rely on what is earlier. Removal has an order of its own, see Op.
+const (
+	KindBridge  Kind = iota + 1 // a bridge link
+	KindSysctl                  // a kernel setting under /proc/sys
+	KindTable                   // an nftables table
+	KindSet                     // an nftables set or map, without its elements
+	KindChain                   // an nftables chain with all its rules
+	KindElement                 // one element of an nftables set or map
+	KindAddress                 // an address on a link
+	KindLinkUp                  // a link being administratively up
+	KindRoute                   // a route
+	KindMember                  // a link being a port of a bridge
+	KindService                 // an in-process service of a network, such as its DHCP server
+)
+
+var kindNames = [...]string{
+	KindBridge: "bridge", KindSysctl: "sysctl", KindTable: "table", KindSet: "set", KindChain: "chain",
+	KindElement: "element", KindAddress: "address", KindLinkUp: "up", KindRoute: "route",
+	KindMember: "member", KindService: "service",
+}
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) && kindNames[k] != "" {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// Key names one object on a host. Two objects with equal keys describe the
+// same thing in possibly different states.
+type Key struct {
+	Kind Kind
+	Name string
+}
+
+func (k Key) String() string { return k.Kind.String() + " " + k.Name }
+
+// Object is one thing a host should have. Objects are values: once in a State
+// they are not changed.
+type Object interface {
+	// Key names the object.
+	Key() Key
+	// Text is the object on one line as `viaduct plan` prints it.
+	Text() string
+}
+
+// Contained is implemented by objects that the kernel removes by itself
+// together with a link: its addresses, its routes, its sysctls.
+type Contained interface {
+	// Container is the key of the object whose removal removes this one.
+	Container() Key
+}
+
+// Equal reports whether two objects describe the same thing in the same state.
+func Equal(a, b Object) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return reflect.DeepEqual(a, b)
+}
+
+// State is a set of objects by key: a wanted or an observed part of a host.
+type State map[Key]Object
+
+// Add puts objects into the state, replacing those of the same key.
+func (s State) Add(objects ...Object) {
+	for _, o := range objects {
+		s[o.Key()] = o
+	}
+}
+
+// Keys returns the keys in creation order, names sorted within a kind.
+func (s State) Keys() []Key {
+	keys := make([]Key, 0, len(s))
+	for k := range s {
+		keys = append(keys, k)
+	}
+	SortKeys(keys)
+	return keys
+}
+
+// SortKeys sorts keys by kind in creation order, then by name.
+func SortKeys(keys []Key) {
+	slices.SortFunc(keys, func(a, b Key) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+}
