@@ -27,6 +27,11 @@ type Host interface {
 	Apply(ctx context.Context, ops []hoststate.Op) error
 	// Inventory lists what the host has, ours or not, to avoid collisions.
 	Inventory() Inventory
+	// Link returns the link of that name, ours or not.
+	Link(name string) (Link, bool)
+	// Ports returns the links that are ports of the bridge, sorted by name, at
+	// a cost that does not depend on how many other links there are.
+	Ports(bridge string) []Link
 	// Events delivers the keys of objects that changed or vanished, by
 	// whosever hand. Deliveries are merged, never dropped. An empty slice says
 	// that everything may have changed.

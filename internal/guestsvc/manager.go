@@ -1,0 +1,171 @@
+// Package guestsvc runs the services that networks offer to their guests. To
+// the rest of Viaduct a running service is an object of the host like a bridge
+// or a chain: it is planned, compared and applied the same way.
+package guestsvc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"viaduct/internal/host"
+	"viaduct/internal/hoststate"
+)
+
+// Service is one running service of one network.
+type Service interface {
+	// Reconfigure changes to another configuration in place, losing nothing
+	// that the change does not forbid. On error the service runs on as it was.
+	Reconfigure(config fmt.Stringer) error
+	// Close ends the service. It does not wait for more than what is in flight.
+	Close() error
+}
+
+// Starter starts a service of one type.
+type Starter func(config fmt.Stringer) (Service, error)
+
+// Manager is the host.Applier for services.
+type Manager struct {
+	starters map[string]Starter
+	log      *slog.Logger
+
+	mu      sync.Mutex
+	running map[hoststate.Key]instance
+	// busy holds a lock per service, so that work on one never waits for another.
+	busy map[hoststate.Key]*sync.Mutex
+}
+
+type instance struct {
+	object  hoststate.Service
+	service Service
+}
+
+// NewManager makes a manager that knows the given types of services.
+func NewManager(starters map[string]Starter, log *slog.Logger) *Manager {
+	return &Manager{
+		starters: starters, log: log,
+		running: map[hoststate.Key]instance{}, busy: map[hoststate.Key]*sync.Mutex{},
+	}
+}
+
+// Kinds implements host.Applier.
+func (m *Manager) Kinds() []hoststate.Kind { return []hoststate.Kind{hoststate.KindService} }
+
+// Observe implements host.Applier.
+func (m *Manager) Observe(keys []hoststate.Key) hoststate.State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := hoststate.State{}
+	for _, k := range keys {
+		if i, ok := m.running[k]; ok {
+			s[k] = i.object
+		}
+	}
+	return s
+}
+
+// Owned implements host.Applier: every running service is ours.
+func (m *Manager) Owned() hoststate.State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := make(hoststate.State, len(m.running))
+	for k, i := range m.running {
+		s[k] = i.object
+	}
+	return s
+}
+
+// Apply implements host.Applier.
+func (m *Manager) Apply(_ context.Context, ops []hoststate.Op) error {
+	for i, op := range ops {
+		err := m.applyOne(op)
+		if err == nil {
+			continue
+		}
+		errs := []error{&host.OpError{Op: op, Err: err}}
+		for j := i - 1; j >= 0; j-- {
+			if undo := m.applyOne(ops[j].Inverse()); undo != nil {
+				errs = append(errs, fmt.Errorf("undo %q: %w", ops[j], undo))
+			}
+		}
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+func (m *Manager) applyOne(op hoststate.Op) error {
+	key := op.Key()
+	m.mu.Lock()
+	lock := m.busy[key]
+	if lock == nil {
+		lock = new(sync.Mutex)
+		m.busy[key] = lock
+	}
+	m.mu.Unlock()
+	lock.Lock()
+	defer lock.Unlock()
+
+	m.mu.Lock()
+	old, running := m.running[key]
+	m.mu.Unlock()
+
+	if op.Verb == hoststate.Delete {
+		m.forget(key)
+		if !running {
+			return nil
+		}
+		return old.service.Close()
+	}
+	want, ok := op.New.(hoststate.Service)
+	if !ok {
+		return fmt.Errorf("%T is no service", op.New)
+	}
+	switch {
+	case running && hoststate.Equal(old.object, want):
+		return nil
+	case running:
+		if err := old.service.Reconfigure(want.Config); err != nil {
+			return err
+		}
+		m.remember(key, instance{want, old.service})
+		return nil
+	}
+	start := m.starters[want.Type]
+	if start == nil {
+		return fmt.Errorf("unknown type of service %q", want.Type)
+	}
+	s, err := start(want.Config)
+	if err != nil {
+		return err
+	}
+	m.remember(key, instance{want, s})
+	return nil
+}
+
+func (m *Manager) remember(key hoststate.Key, i instance) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.running[key] = i
+}
+
+func (m *Manager) forget(key hoststate.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.running, key)
+	delete(m.busy, key)
+}
+
+// Close ends all services, when the process ends.
+func (m *Manager) Close() error {
+	m.mu.Lock()
+	all := m.running
+	m.running = map[hoststate.Key]instance{}
+	m.mu.Unlock()
+	var errs []error
+	for _, i := range all {
+		errs = append(errs, i.service.Close())
+	}
+	return errors.Join(errs...)
+}

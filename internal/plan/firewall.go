@@ -1,0 +1,249 @@
+package plan
+
+import (
+	"net/netip"
+
+	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
+)
+
+// The tables that hold all our rules. What a packet costs does not depend on
+// how many networks there are: each base chain makes one look-up in a map by
+// link name and then walks one small chain.
+var (
+	Filter = hoststate.TableRef{Family: hoststate.Inet, Name: "viaduct"}
+	Guard  = hoststate.TableRef{Family: hoststate.BridgeFamily, Name: "viaduct"}
+)
+
+// Tables are all tables that belong to Viaduct.
+var Tables = []hoststate.TableRef{Filter, Guard}
+
+const (
+	dnsPort   = 53
+	dhcp4Port = 67
+)
+
+// The maps of the inet table lead from a link to the chain of its network.
+const (
+	mapInput    = "input_from"    // packets for the host, by incoming link
+	mapFrom     = "forward_from"  // forwarded packets, by incoming link
+	mapTo       = "forward_to"    // forwarded packets, by outgoing link
+	mapNAT      = "nat_from"      // first packets of forwarded connections, by incoming link
+	mapRedirect = "redirect_from" // connections to the host, by incoming link
+	setServices = "services"      // address and port of what is served to one network only
+)
+
+func rule(exprs ...hoststate.Expr) hoststate.Rule { return exprs }
+
+func verdict(k hoststate.VerdictKind) hoststate.Verdict { return hoststate.Verdict{Kind: k} }
+
+var (
+	byIn       = []hoststate.Field{hoststate.FieldIIFName}
+	byOut      = []hoststate.Field{hoststate.FieldOIFName}
+	byService  = []hoststate.Field{hoststate.FieldDAddr4, hoststate.FieldDPort}
+	transports = []hoststate.Proto{hoststate.TCP, hoststate.UDP}
+
+	broadcast = netip.MustParsePrefix("255.255.255.255/32")
+	multicast = netip.MustParsePrefix("224.0.0.0/4")
+)
+
+func verdictMap(name string, fields []hoststate.Field) hoststate.Set {
+	return hoststate.Set{Table: Filter, Name: name, Fields: fields, Verdicts: true}
+}
+
+func filterChain(name string, rules ...hoststate.Rule) hoststate.Chain {
+	return hoststate.Chain{Table: Filter, Name: name, Rules: rules}
+}
+
+func baseChain(name string, hook hoststate.Hook, rules ...hoststate.Rule) hoststate.Chain {
+	return hoststate.Chain{Table: Filter, Name: name, Hook: &hook, Rules: rules}
+}
+
+// baseFilter is what every network with a firewall shares. In the forward
+// chain the map by incoming link comes first and only returns what may leave;
+// the map by outgoing link decides what may enter. So no connection, however
+// established, passes without both networks' own chains.
+func baseFilter() []hoststate.Object {
+	return []hoststate.Object{
+		hoststate.Table{Ref: Filter},
+		verdictMap(mapInput, byIn), verdictMap(mapFrom, byIn), verdictMap(mapTo, byOut),
+		hoststate.Set{Table: Filter, Name: setServices, Fields: byService},
+		baseChain("input", hoststate.Hook{Type: "filter", Hook: "input"},
+			rule(hoststate.InIface{Name: "lo"}, verdict(hoststate.Accept)),
+			rule(hoststate.VMap{Fields: byIn, Map: mapInput}),
+			rule(hoststate.L4Proto{Proto: hoststate.TCP}, hoststate.InSet{Fields: byService, Set: setServices}, verdict(hoststate.Drop)),
+			rule(hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.InSet{Fields: byService, Set: setServices}, verdict(hoststate.Drop))),
+		baseChain("forward", hoststate.Hook{Type: "filter", Hook: "forward"},
+			rule(hoststate.VMap{Fields: byIn, Map: mapFrom}),
+			rule(hoststate.VMap{Fields: byOut, Map: mapTo})),
+	}
+}
+
+// baseNAT is what networks with masquerading share.
+func baseNAT() []hoststate.Object {
+	return []hoststate.Object{
+		verdictMap(mapNAT, byIn),
+		baseChain("postrouting", hoststate.Hook{Type: "nat", Hook: "postrouting", Priority: 100},
+			rule(hoststate.VMap{Fields: byIn, Map: mapNAT})),
+	}
+}
+
+// baseRedirect is what networks share whose DNS is not on port 53.
+func baseRedirect() []hoststate.Object {
+	return []hoststate.Object{
+		verdictMap(mapRedirect, byIn),
+		baseChain("prerouting", hoststate.Hook{Type: "nat", Hook: "prerouting", Priority: -100},
+			rule(hoststate.VMap{Fields: byIn, Map: mapRedirect})),
+	}
+}
+
+// hang adds a chain of the network and the map element that leads to it.
+func hang(f *Fragment, mapName, link string, how hoststate.VerdictKind, chain hoststate.Chain) {
+	f.Own.Add(chain, hoststate.Element{
+		Table: chain.Table, Set: mapName, Fields: []hoststate.Value{hoststate.IfName(link)},
+		Verdict: &hoststate.Verdict{Kind: how, Chain: chain.Name},
+	})
+}
+
+func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
+	link := n.Bridge.Name
+	f.Shared.Add(baseFilter()...)
+	hang(f, mapInput, link, hoststate.Jump, filterChain("input_"+link, inputRules(n, facts)...))
+	for _, ip := range n.IPs {
+		for _, port := range dnsPorts(n, facts) {
+			f.Own.Add(hoststate.Element{
+				Table: Filter, Set: setServices,
+				Fields: []hoststate.Value{hoststate.Addr(ip.Address), hoststate.Port(port)},
+			})
+		}
+	}
+	if n.Forward.Mode != netdef.ModeOpen {
+		hang(f, mapFrom, link, hoststate.Jump, filterChain("from_"+link, leavingRules(n)...))
+		hang(f, mapTo, link, hoststate.Goto, filterChain("to_"+link, enteringRules(n)...))
+	}
+	if n.Forward.Mode == netdef.ModeNAT {
+		f.Shared.Add(baseNAT()...)
+		hang(f, mapNAT, link, hoststate.Goto, filterChain("nat_"+link, natRules(n)...))
+	}
+	if servesDNS(n) && facts.DNSPort != dnsPort {
+		f.Shared.Add(baseRedirect()...)
+		hang(f, mapRedirect, link, hoststate.Goto, filterChain("redirect_"+link, redirectRules(n, facts)...))
+	}
+}
+
+// dnsPorts are the ports at the bridge's addresses that belong to the network's DNS.
+func dnsPorts(n *netdef.Network, facts Facts) []uint16 {
+	switch {
+	case !servesDNS(n):
+		return nil
+	case facts.DNSPort != dnsPort:
+		return []uint16{dnsPort, facts.DNSPort}
+	}
+	return []uint16{dnsPort}
+}
+
+// inputRules let guests reach the services the host has for them. Everything
+// else at the host stays what the host's own firewall makes of it.
+func inputRules(n *netdef.Network, facts Facts) []hoststate.Rule {
+	var rules []hoststate.Rule
+	if servesDHCP4(n) {
+		// The server reads from a packet socket, which sees requests before any
+		// rule does. Dropping them here spares guests an ICMP error.
+		rules = append(rules, rule(hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.DPort{First: dhcp4Port}, verdict(hoststate.Drop)))
+	}
+	for _, ip := range n.IPs {
+		for _, port := range dnsPorts(n, facts) {
+			for _, proto := range transports {
+				rules = append(rules, rule(hoststate.Destination{Prefix: single(ip.Address)}, hoststate.L4Proto{Proto: proto},
+					hoststate.DPort{First: port}, verdict(hoststate.Accept)))
+			}
+		}
+	}
+	return rules
+}
+
+// leavingRules decide on what guests send through the host. What they return
+// goes on to the chain of the network it would enter, if it is ours.
+func leavingRules(n *netdef.Network) []hoststate.Rule {
+	rules := []hoststate.Rule{rule(hoststate.OutIface{Name: n.Bridge.Name}, verdict(hoststate.Accept))}
+	if n.Forward.Mode != netdef.ModeNone {
+		for _, net := range subnets(n) {
+			r := rule(hoststate.Source{Prefix: net})
+			if dev := n.Forward.Dev(); dev != "" {
+				r = append(r, hoststate.OutIface{Name: dev})
+			}
+			rules = append(rules, append(r, verdict(hoststate.Return)))
+		}
+	}
+	return append(rules, rule(hoststate.Reject{}))
+}
+
+// enteringRules decide on what would reach the guests through the host.
+func enteringRules(n *netdef.Network) []hoststate.Rule {
+	var rules []hoststate.Rule
+	if n.Forward.Mode != netdef.ModeNone {
+		for _, net := range subnets(n) {
+			var r hoststate.Rule
+			if dev := n.Forward.Dev(); dev != "" {
+				r = append(r, hoststate.InIface{Name: dev})
+			}
+			r = append(r, hoststate.Destination{Prefix: net})
+			if n.Forward.Mode == netdef.ModeNAT {
+				r = append(r, hoststate.CTState{Established: true, Related: true})
+			}
+			rules = append(rules, append(r, verdict(hoststate.Accept)))
+		}
+	}
+	return append(rules, rule(hoststate.Reject{}))
+}
+
+// natRules give guests' connections the host's address. Multicast and
+// broadcast keep theirs, and so does what stays within the network.
+func natRules(n *netdef.Network) []hoststate.Rule {
+	var rules []hoststate.Rule
+	for _, net := range append(subnets(n), multicast, broadcast) {
+		rules = append(rules, rule(hoststate.Destination{Prefix: net}, verdict(hoststate.Return)))
+	}
+	for _, net := range subnets(n) {
+		match := rule(hoststate.Source{Prefix: net})
+		if dev := n.Forward.Dev(); dev != "" {
+			match = append(match, hoststate.OutIface{Name: dev})
+		}
+		for _, proto := range transports {
+			r := append(match[:len(match):len(match)], hoststate.L4Proto{Proto: proto})
+			rules = append(rules, append(r, translation(n.Forward.NAT, true)))
+		}
+		rules = append(rules, append(match, translation(n.Forward.NAT, false)))
+	}
+	return rules
+}
+
+// translation is the statement that rewrites the source address, for protocols
+// with ports or without.
+func translation(nat *netdef.NAT, ports bool) hoststate.Expr {
+	var first, last uint16
+	if ports {
+		// Privileged ports stay the host's own.
+		first, last = 1024, 65535
+		if nat != nil && (nat.PortStart != 0 || nat.PortEnd != 0) {
+			first, last = nat.PortStart, nat.PortEnd
+		}
+	}
+	if nat != nil && nat.AddressStart.IsValid() {
+		return hoststate.SNAT{First: nat.AddressStart, Last: nat.AddressEnd, FirstPort: first, LastPort: last}
+	}
+	return hoststate.Masquerade{FirstPort: first, LastPort: last}
+}
+
+func redirectRules(n *netdef.Network, facts Facts) []hoststate.Rule {
+	var rules []hoststate.Rule
+	for _, ip := range n.IPs {
+		for _, proto := range transports {
+			rules = append(rules, rule(hoststate.Destination{Prefix: single(ip.Address)}, hoststate.L4Proto{Proto: proto},
+				hoststate.DPort{First: dnsPort}, hoststate.Redirect{Port: facts.DNSPort}))
+		}
+	}
+	return rules
+}
+
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

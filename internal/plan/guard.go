@@ -1,0 +1,48 @@
+package plan
+
+import (
+	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
+)
+
+const (
+	mapPorts  = "ports"  // frames by incoming port
+	setLooped = "looped" // ports that returned the bridge's own frames
+
+	// loopedSeconds is how long a port stays blocked after the last frame that
+	// came back through it.
+	loopedSeconds = 30
+)
+
+// bpdu is the group address of spanning tree frames (IEEE 802.1D, 7.12.3).
+var bpdu = hoststate.MAC{0x01, 0x80, 0xc2, 0x00, 0x00, 0x00}
+
+// baseGuard is what all guarded bridges share. A looped port is cut off before
+// anything else looks at its frames.
+func baseGuard() []hoststate.Object {
+	hook := hoststate.Hook{Type: "filter", Hook: "prerouting", Priority: -300}
+	return []hoststate.Object{
+		hoststate.Table{Ref: Guard},
+		hoststate.Set{Table: Guard, Name: mapPorts, Fields: byIn, Verdicts: true},
+		hoststate.Set{Table: Guard, Name: setLooped, Fields: byIn, Dynamic: true, TimeoutSeconds: loopedSeconds},
+		hoststate.Chain{Table: Guard, Name: "prerouting", Hook: &hook, Rules: []hoststate.Rule{
+			rule(hoststate.InSet{Fields: byIn, Set: setLooped}, verdict(hoststate.Drop)),
+			rule(hoststate.VMap{Fields: byIn, Map: mapPorts}),
+		}},
+	}
+}
+
+// addLoopGuard stands in for spanning tree on a bridge that has only guests on
+// it. Guests cannot speak spanning tree to the host, and a port through which
+// the bridge's own frames come back is blocked until they stop.
+func addLoopGuard(f *Fragment, n *netdef.Network, ports []Port) {
+	f.Shared.Add(baseGuard()...)
+	chain := hoststate.Chain{Table: Guard, Name: "guard_" + n.Bridge.Name, Rules: []hoststate.Rule{
+		rule(hoststate.EtherDest{MAC: bpdu}, verdict(hoststate.Drop)),
+		rule(hoststate.EtherSource{MAC: hoststate.MAC(n.MAC)}, hoststate.Update{Fields: byIn, Set: setLooped}, verdict(hoststate.Drop)),
+	}}
+	f.Own.Add(chain)
+	for _, p := range ports {
+		hang(f, mapPorts, p.Link, hoststate.Goto, chain)
+	}
+}

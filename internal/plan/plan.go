@@ -1,0 +1,155 @@
+// Package plan turns network definitions into the state a host should have.
+// It is pure: no I/O, no clock, no randomness, so that the same definition and
+// facts always give the same plan, and a plan can be shown before it is
+// carried out.
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+
+	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
+)
+
+// Facts are what a plan needs to know about the host besides the definition.
+type Facts struct {
+	// DNSPort is the port that DNS is served on: 53, or another one, reached by
+	// a redirect, where a foreign program holds 53 on all addresses.
+	DNSPort uint16
+	// Ports are the links that are ports of the network's bridge, or should
+	// become so again.
+	Ports []Port
+	// NoIPv6 says that the kernel runs without IPv6.
+	NoIPv6 bool
+}
+
+// Port is a link in a network's bridge.
+type Port struct {
+	Link string
+	// Guest says that the link ends in a guest (tap, veth, vif) and not in a
+	// wire, so that it cannot be part of a loop through another switch.
+	Guest bool
+	// Replug says that the plan should make it a port of the bridge; without
+	// it the plan takes the membership as it is.
+	Replug bool
+}
+
+// Fragment is one network's part of the host.
+type Fragment struct {
+	// Own objects belong to this network alone. Two networks that claim the
+	// same key are an error.
+	Own hoststate.State
+	// Shared objects serve all networks that list them, in the same state, and
+	// last as long as one does.
+	Shared hoststate.State
+}
+
+// All is the fragment as one state.
+func (f Fragment) All() hoststate.State {
+	all := make(hoststate.State, len(f.Own)+len(f.Shared))
+	for k, o := range f.Own {
+		all[k] = o
+	}
+	for k, o := range f.Shared {
+		all[k] = o
+	}
+	return all
+}
+
+// Alias marks a link as made by Viaduct for the network with this UUID.
+func Alias(id netdef.UUID) string { return "viaduct " + id.String() }
+
+// Network plans a network: what the host has while the network is active. The
+// definition is complete (bridge name, MAC and UUID chosen) and has passed
+// Check.
+func Network(n *netdef.Network, facts Facts) (Fragment, error) {
+	if n.Bridge.Name == "" || n.UUID.IsZero() || n.MAC.IsZero() {
+		return Fragment{}, fmt.Errorf("plan network '%s': bridge name, MAC address or UUID not chosen", n.Name)
+	}
+	if err := Check(n); err != nil {
+		return Fragment{}, err
+	}
+	if facts.DNSPort == 0 {
+		facts.DNSPort = dnsPort
+	}
+	f := Fragment{Own: hoststate.State{}, Shared: hoststate.State{}}
+	bridge := n.Bridge.Name
+	stp := needsSTP(n, facts.Ports)
+
+	f.Own.Add(hoststate.Bridge{
+		Name:         bridge,
+		Alias:        Alias(n.UUID),
+		MAC:          hoststate.MAC(n.MAC),
+		MTU:          n.MTU,
+		STP:          stp,
+		ForwardDelay: forwardDelay(n, stp),
+	}, hoststate.LinkUp{Link: bridge})
+
+	if !facts.NoIPv6 {
+		// Without an IPv6 address of its own the bridge stays out of IPv6, and
+		// it never listens to router advertisements of guests.
+		for _, s := range [...]struct{ name, value string }{
+			{"disable_ipv6", "1"}, {"accept_ra", "0"}, {"autoconf", "0"},
+		} {
+			f.Own.Add(hoststate.Sysctl{Name: "net/ipv6/conf/" + bridge + "/" + s.name, Value: s.value, Link: bridge})
+		}
+	}
+	for _, ip := range n.IPs {
+		f.Own.Add(hoststate.Address{Link: bridge, Prefix: ip.Prefix()})
+	}
+	for _, p := range facts.Ports {
+		if p.Replug {
+			f.Own.Add(hoststate.Member{Link: p.Link, Bridge: bridge})
+		}
+	}
+	if n.Forward.Mode != netdef.ModeNone && len(subnets(n)) > 0 {
+		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
+	}
+	addFirewall(&f, n, facts)
+	if !stp && !n.Bridge.STPOff {
+		addLoopGuard(&f, n, facts.Ports)
+	}
+	addServices(&f, n, facts)
+	return f, nil
+}
+
+// needsSTP decides whether the kernel runs the spanning tree protocol on the
+// bridge. With it a new port carries nothing for twice the forward delay, four
+// seconds at the least, which makes guests miss their first DHCP answers. A
+// bridge that has only guests on it gets the guard against loops instead,
+// unless the definition asks for a delay that means real STP.
+func needsSTP(n *netdef.Network, ports []Port) bool {
+	if n.Bridge.STPOff {
+		return false
+	}
+	if n.Bridge.Delay >= 2 {
+		return true
+	}
+	for _, p := range ports {
+		if !p.Guest {
+			return true
+		}
+	}
+	return false
+}
+
+// forwardDelay is in hundredths of a second. The kernel accepts 2 s to 30 s
+// with STP on.
+func forwardDelay(n *netdef.Network, stp bool) int {
+	if !stp {
+		return 0
+	}
+	return 100 * min(max(n.Bridge.Delay, 2), 30)
+}
+
+// subnets are the IPv4 prefixes of the network, masked.
+func subnets(n *netdef.Network) []netip.Prefix {
+	var s []netip.Prefix
+	for _, ip := range n.IPs {
+		if ip.Address.Is4() {
+			s = append(s, ip.Prefix().Masked())
+		}
+	}
+	return s
+}

@@ -1,0 +1,137 @@
+package plan
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"strings"
+	"time"
+
+	"viaduct/internal/guestsvc/dhcp4"
+	"viaduct/internal/guestsvc/dns"
+	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
+)
+
+// The types of services, as in hoststate.Service.Type.
+const (
+	ServiceDHCP4 = "dhcp4"
+	ServiceDNS   = "dns"
+)
+
+// defaultLease is what guests get where the definition names no time.
+const defaultLease = time.Hour
+
+func servesDNS(n *netdef.Network) bool {
+	return n.DNS.Enable != netdef.No && len(subnets(n)) > 0
+}
+
+func servesDHCP4(n *netdef.Network) bool { return dhcp4IP(n) != nil }
+
+// dhcp4IP is the one <ip> whose subnet is served by DHCP, nil if there is none.
+func dhcp4IP(n *netdef.Network) *netdef.IP {
+	for i := range n.IPs {
+		if ip := &n.IPs[i]; ip.Address.Is4() && ip.HasDHCP() {
+			return ip
+		}
+	}
+	return nil
+}
+
+func addServices(f *Fragment, n *netdef.Network, facts Facts) {
+	if ip := dhcp4IP(n); ip != nil {
+		f.Own.Add(hoststate.Service{Type: ServiceDHCP4, Network: n.UUID.String(), Config: dhcp4Config(n, *ip)})
+	}
+	if servesDNS(n) {
+		f.Own.Add(hoststate.Service{Type: ServiceDNS, Network: n.UUID.String(), Config: dnsConfig(n, facts)})
+	}
+}
+
+func dhcp4Config(n *netdef.Network, ip netdef.IP) dhcp4.Config {
+	c := dhcp4.Config{
+		Network: n.UUID, Name: n.Name, Bridge: n.Bridge.Name, Address: ip.Prefix(), Lease: defaultLease,
+		Domain: n.Domain.Name, MTU: n.MTU, BootFile: ip.BootFile,
+	}
+	if n.Domain.Name != "" {
+		c.Search = []string{n.Domain.Name}
+	}
+	// An isolated network has no way out, so its guests get no router.
+	if n.Forward.Mode != netdef.ModeNone {
+		c.Router = []netip.Addr{ip.Address}
+	}
+	if servesDNS(n) {
+		c.DNS = []netip.Addr{ip.Address}
+	}
+	if ip.BootServer != "" {
+		if a, err := netip.ParseAddr(ip.BootServer); err == nil {
+			c.BootServer = a
+		} else {
+			c.ServerName = ip.BootServer
+		}
+	}
+	for _, r := range ip.Ranges {
+		d, infinite := leaseTime(r.Lease)
+		c.Ranges = append(c.Ranges, dhcp4.Range{First: r.Start, Last: r.End, Lease: d, Infinite: infinite})
+	}
+	for _, h := range ip.Hosts {
+		d, infinite := leaseTime(h.Lease)
+		host := dhcp4.Host{Name: h.Name, Addr: h.IP, Lease: d, Infinite: infinite}
+		if m, err := netdef.ParseMAC(h.MAC); err == nil {
+			host.MAC = m
+		}
+		if id, err := hex.DecodeString(strings.ReplaceAll(h.ID, ":", "")); err == nil && len(id) > 0 {
+			host.ClientID = id
+		}
+		c.Hosts = append(c.Hosts, host)
+	}
+	return c
+}
+
+// leaseTime is 0, false where the network's default counts.
+func leaseTime(l *netdef.LeaseTime) (time.Duration, bool) {
+	if l == nil {
+		return 0, false
+	}
+	return l.Duration(), l.Expiry == 0
+}
+
+func dnsConfig(n *netdef.Network, facts Facts) dns.Config {
+	c := dns.Config{
+		Network: n.UUID, Name: n.Name, Bridge: n.Bridge.Name,
+		Domain: n.Domain.Name, LocalOnly: n.Domain.LocalOnly == netdef.Yes,
+		ForwardPlainNames: n.DNS.ForwardPlainNames != netdef.No,
+		Isolated:          n.Forward.Mode == netdef.ModeNone,
+		Clients:           subnets(n),
+	}
+	for _, ip := range n.IPs {
+		c.Listen = append(c.Listen, netip.AddrPortFrom(ip.Address, facts.DNSPort))
+		if ip.LocalPtr == netdef.Yes {
+			c.LocalPtr = append(c.LocalPtr, ip.Prefix().Masked())
+		}
+		for _, h := range ip.Hosts {
+			if h.Name != "" && h.IP.IsValid() {
+				c.Hosts = append(c.Hosts, dns.Host{Addr: h.IP, Names: []string{h.Name}})
+			}
+		}
+	}
+	for _, h := range n.DNS.Hosts {
+		c.Hosts = append(c.Hosts, dns.Host{Addr: h.IP, Names: h.Hostnames})
+	}
+	for _, fw := range n.DNS.Forwarders {
+		port := fw.Port
+		if port == 0 {
+			port = dnsPort
+		}
+		out := dns.Forwarder{Domain: fw.Domain}
+		if fw.Addr.IsValid() {
+			out.Addr = netip.AddrPortFrom(fw.Addr, port)
+		}
+		c.Forwarders = append(c.Forwarders, out)
+	}
+	for _, t := range n.DNS.TXTs {
+		c.TXTs = append(c.TXTs, dns.TXT(t))
+	}
+	for _, s := range n.DNS.SRVs {
+		c.SRVs = append(c.SRVs, dns.SRV(s))
+	}
+	return c
+}
