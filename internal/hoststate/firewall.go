@@ -68,14 +68,16 @@ func (c Chain) Container() Key { return Table{c.Table}.Key() }
 
 // Text implements Object. The rules follow on the same line, in braces.
 func (c Chain) Text() string {
-	parts := make([]string, 0, len(c.Rules)+1)
+	var s strings.Builder
+	fmt.Fprintf(&s, "chain %s %s { ", c.Table, c.Name)
 	if c.Hook != nil {
-		parts = append(parts, strings.TrimSuffix(c.Hook.String(), ";"))
+		s.WriteString(c.Hook.String() + " ")
 	}
 	for _, r := range c.Rules {
-		parts = append(parts, r.String())
+		s.WriteString(r.String() + "; ")
 	}
-	return fmt.Sprintf("chain %s %s { %s }", c.Table, c.Name, strings.Join(parts, "; "))
+	s.WriteString("}")
+	return s.String()
 }
 
 // Field is something of a packet that a set or map is looked up by.
@@ -139,7 +141,7 @@ func (s Set) Text() string {
 	}
 	out := fmt.Sprintf("%s %s %s { type %s%s", word, s.Table, s.Name, strings.Join(types, " . "), suffix)
 	if s.Dynamic {
-		out += fmt.Sprintf("; flags dynamic,timeout; timeout %ds", s.TimeoutSeconds)
+		out += fmt.Sprintf("; flags dynamic,timeout; timeout %ds;", s.TimeoutSeconds)
 	}
 	return out + " }"
 }
@@ -214,3 +216,8 @@ func (e Element) Text() string {
 	}
 	return s + " }"
 }
+
+func (Table) readable()   {}
+func (Chain) readable()   {}
+func (Set) readable()     {}
+func (Element) readable() {}

@@ -241,16 +241,27 @@ type Reject struct{}
 // Text implements Expr.
 func (Reject) Text() string { return "reject" }
 
+// portsText is the port part of an address translation: nothing for port 0.
+func portsText(first, last uint16) string {
+	switch {
+	case first == 0 && last == 0:
+		return ""
+	case last == 0 || last == first:
+		return fmt.Sprintf(":%d", first)
+	}
+	return fmt.Sprintf(":%d-%d", first, last)
+}
+
 // Masquerade rewrites the source to the address of the outgoing link. Ports 0
-// leave the choice of port to the kernel.
+// leave the choice of port to the kernel; LastPort 0 is a single port.
 type Masquerade struct{ FirstPort, LastPort uint16 }
 
 // Text implements Expr.
 func (m Masquerade) Text() string {
-	if m.FirstPort == 0 && m.LastPort == 0 {
-		return "masquerade"
+	if ports := portsText(m.FirstPort, m.LastPort); ports != "" {
+		return "masquerade to " + ports
 	}
-	return fmt.Sprintf("masquerade to :%d-%d", m.FirstPort, m.LastPort)
+	return "masquerade"
 }
 
 // SNAT rewrites the source to a range of addresses and, if not 0, ports.
@@ -261,18 +272,19 @@ type SNAT struct {
 
 // Text implements Expr.
 func (s SNAT) Text() string {
-	word := "ip"
+	ports := portsText(s.FirstPort, s.LastPort)
+	word, format := "ip", "%s"
 	if s.First.Is6() {
 		word = "ip6"
+		if ports != "" {
+			format = "[%s]"
+		}
 	}
-	out := fmt.Sprintf("snat %s to %s", word, s.First)
+	out := fmt.Sprintf("snat %s to "+format, word, s.First)
 	if s.Last.IsValid() && s.Last != s.First {
-		out += "-" + s.Last.String()
+		out += fmt.Sprintf("-"+format, s.Last)
 	}
-	if s.FirstPort != 0 || s.LastPort != 0 {
-		out += fmt.Sprintf(":%d-%d", s.FirstPort, s.LastPort)
-	}
-	return out
+	return out + ports
 }
 
 // Redirect sends the packet to a local port instead.

@@ -69,12 +69,21 @@ type Contained interface {
 }
 
 // Equal reports whether two objects describe the same thing in the same state.
+// What has a complete text form, such as all of the firewall, is equal if it
+// reads the same: a range of one port is a port, and a set that was written
+// for source addresses comes back from the kernel as one of any addresses.
 func Equal(a, b Object) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
 	}
+	if _, ok := a.(readable); ok {
+		return a.Text() == b.Text()
+	}
 	return reflect.DeepEqual(a, b)
 }
+
+// readable is implemented by objects whose Text says all there is about them.
+type readable interface{ readable() }
 
 // State is a set of objects by key: a wanted or an observed part of a host.
 type State map[Key]Object
