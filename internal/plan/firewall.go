@@ -125,7 +125,7 @@ func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 		f.Shared.Add(baseNAT()...)
 		hang(f, mapNAT, link, hoststate.Goto, filterChain("nat_"+link, natRules(n)...))
 	}
-	if servesDNS(n) && facts.DNSPort != dnsPort {
+	if ServesDNS(n) && facts.DNSPort != dnsPort {
 		f.Shared.Add(baseRedirect()...)
 		hang(f, mapRedirect, link, hoststate.Goto, filterChain("redirect_"+link, redirectRules(n, facts)...))
 	}
@@ -134,7 +134,7 @@ func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 // dnsPorts are the ports at the bridge's addresses that belong to the network's DNS.
 func dnsPorts(n *netdef.Network, facts Facts) []uint16 {
 	switch {
-	case !servesDNS(n):
+	case !ServesDNS(n):
 		return nil
 	case facts.DNSPort != dnsPort:
 		return []uint16{dnsPort, facts.DNSPort}

@@ -21,7 +21,8 @@ const (
 // defaultLease is what guests get where the definition names no time.
 const defaultLease = time.Hour
 
-func servesDNS(n *netdef.Network) bool {
+// ServesDNS reports whether the network offers name resolution to its guests.
+func ServesDNS(n *netdef.Network) bool {
 	return n.DNS.Enable != netdef.No && len(subnets(n)) > 0
 }
 
@@ -41,7 +42,7 @@ func addServices(f *Fragment, n *netdef.Network, facts Facts) {
 	if ip := dhcp4IP(n); ip != nil {
 		f.Own.Add(hoststate.Service{Type: ServiceDHCP4, Network: n.UUID.String(), Config: dhcp4Config(n, *ip)})
 	}
-	if servesDNS(n) {
+	if ServesDNS(n) {
 		f.Own.Add(hoststate.Service{Type: ServiceDNS, Network: n.UUID.String(), Config: dnsConfig(n, facts)})
 	}
 }
@@ -58,7 +59,7 @@ func dhcp4Config(n *netdef.Network, ip netdef.IP) dhcp4.Config {
 	if n.Forward.Mode != netdef.ModeNone {
 		c.Router = []netip.Addr{ip.Address}
 	}
-	if servesDNS(n) {
+	if ServesDNS(n) {
 		c.DNS = []netip.Addr{ip.Address}
 	}
 	if ip.BootServer != "" {

@@ -45,6 +45,8 @@ type StatusPort struct {
 	Name  string     `json:"name"`
 	Index int        `json:"index"`
 	MAC   netdef.MAC `json:"mac"`
+	// Plugged is whether Viaduct put it there, and not somebody else.
+	Plugged bool `json:"plugged,omitempty"`
 }
 
 func (s *Store) statusPath(name string) string {

@@ -1,0 +1,189 @@
+// Package daemon puts the pieces together: folders, sockets, signals, systemd,
+// and the order in which things start and end.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+
+	"viaduct/internal/engine"
+	"viaduct/internal/guestsvc"
+	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/host"
+	"viaduct/internal/plan"
+	"viaduct/internal/store"
+)
+
+// Config says where a daemon keeps its files and how it works. Several daemons
+// can run on one machine, each in a network namespace and with folders of its own.
+type Config struct {
+	ConfigDir string // definitions
+	StateDir  string // leases
+	RunDir    string // what ends with the host: status, lock
+	// TableOwner is "auto", "yes" or "no": whether the kernel protects our
+	// nftables tables from everybody else.
+	TableOwner string
+	// ResolvConf lists the host's resolvers.
+	ResolvConf string
+	// LibvirtDirs hold network definitions of libvirt, which the default
+	// network keeps clear of.
+	LibvirtDirs []string
+	// NoDefault leaves out the default network at the first start.
+	NoDefault bool
+	Doors     []Door
+	Log       *slog.Logger
+}
+
+// Door is a way in to the engine: a protocol on one or more Unix sockets.
+type Door struct {
+	Name    string
+	Sockets []Socket
+	// Serve answers on one listener until the context ends.
+	Serve func(ctx context.Context, l net.Listener, e *engine.Engine) error
+}
+
+// Socket is a Unix socket of a door.
+type Socket struct {
+	Path  string
+	Mode  os.FileMode
+	Group string // owner group by name; "" leaves the process's own
+}
+
+// Run is the daemon: it adopts what is there, starts what is to be started,
+// serves until the context or a signal ends it, and leaves the networks as
+// they are.
+func Run(ctx context.Context, c Config) error {
+	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+
+	listeners, err := listen(c.Doors)
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
+
+	fault := faultFromEnvironment()
+	st, err := store.Open(store.Options{ConfigDir: c.ConfigDir, StateDir: c.StateDir, RunDir: c.RunDir, Fault: fault, Log: c.Log})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	journal, held, err := st.OpenLeases()
+	if err != nil {
+		return err
+	}
+	defer journal.Close()
+	table := leases.New(journal, held, time.Now)
+
+	starters, closeStarters := starters(c, table)
+	defer closeStarters()
+	services := guestsvc.NewManager(starters, c.Log)
+	defer services.Close()
+	h, err := host.Open(host.Options{
+		Appliers: []host.Applier{services}, Tables: plan.Tables, TableOwner: host.OwnerMode(c.TableOwner), Fault: fault, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+
+	e := engine.New(engine.Options{
+		Host: h, Store: st, Leases: table, Log: c.Log,
+		DNSPort: dnsPort(c.Log),
+		NoIPv6:  !exists("/proc/sys/net/ipv6"),
+		Foreign: libvirtNetworks(c.LibvirtDirs),
+		Default: !c.NoDefault,
+	})
+	if err := e.Run(ctx); err != nil {
+		return errors.Join(err, e.Close())
+	}
+	defer e.Close()
+
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	failed := listeners.serve(serving, e, c.Log)
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
+		c.Log.Warn("tell the service manager that all is ready", "error", err)
+	}
+	c.Log.Info("ready")
+	for {
+		select {
+		case <-ctx.Done():
+			sd.SdNotify(false, sd.SdNotifyStopping)
+			stop()
+			listeners.wait()
+			return nil
+		case err := <-failed:
+			stop()
+			listeners.wait()
+			return err
+		case <-hup:
+			reload(ctx, e, c.Log)
+		}
+	}
+}
+
+// reload answers SIGHUP.
+func reload(ctx context.Context, e *engine.Engine, log *slog.Logger) {
+	sd.SdNotify(false, sd.SdNotifyReloading)
+	defer sd.SdNotify(false, sd.SdNotifyReady)
+	report, err := e.Reload(ctx)
+	if err != nil {
+		log.Error("reload", "error", err)
+	}
+	for _, f := range report.Failed {
+		log.Error("definition left as it was", "file", f.File, "error", f.Error)
+	}
+	log.Info("reloaded", "added", report.Added, "changed", report.Changed, "removed", report.Removed)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// listeners are the open sockets of all doors.
+type listeners struct {
+	open []opened
+	wg   sync.WaitGroup
+}
+
+type opened struct {
+	door Door
+	net.Listener
+}
+
+func (l *listeners) close() {
+	for _, o := range l.open {
+		o.Close()
+	}
+}
+
+// serve starts all doors. The channel tells of the first one that fails.
+func (l *listeners) serve(ctx context.Context, e *engine.Engine, log *slog.Logger) <-chan error {
+	failed := make(chan error, len(l.open))
+	for _, o := range l.open {
+		l.wg.Go(func() {
+			if err := o.door.Serve(ctx, o.Listener, e); err != nil && ctx.Err() == nil {
+				log.Error("door closed", "door", o.door.Name, "error", err)
+				failed <- fmt.Errorf("serve %s: %w", o.door.Name, err)
+			}
+		})
+	}
+	return failed
+}
+
+func (l *listeners) wait() { l.wg.Wait() }

@@ -1,0 +1,35 @@
+package daemon
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+)
+
+// faultVariable makes the daemon kill itself at a certain point, for tests:
+// "before sysctl create" the first time, "after status put:3" the third.
+const faultVariable = "VIADUCT_FAULT"
+
+// faultFromEnvironment is nil unless a test asked for a fault.
+func faultFromEnvironment() func(point string) {
+	wanted := os.Getenv(faultVariable)
+	if wanted == "" {
+		return nil
+	}
+	left := int64(1)
+	if name, n, ok := strings.Cut(wanted, ":"); ok {
+		if v, err := strconv.ParseInt(n, 10, 64); err == nil {
+			wanted, left = name, v
+		}
+	}
+	var count atomic.Int64
+	return func(point string) {
+		if point == wanted && count.Add(1) == left {
+			// SIGKILL, so that nothing gets the chance to tidy up.
+			syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+}

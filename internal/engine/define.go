@@ -1,0 +1,301 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"viaduct/internal/netdef"
+	"viaduct/internal/plan"
+)
+
+// Define makes a network persistent, or replaces the persistent definition of
+// one: an active network goes on with its live definition until it is started anew.
+func (e *Engine) Define(_ context.Context, xml []byte) (Info, error) {
+	def, err := e.read(xml)
+	if err != nil {
+		return Info{}, err
+	}
+	n, isNew, err := e.admit(def)
+	if err != nil {
+		return Info{}, err
+	}
+	defer n.busy.Unlock()
+	if err := e.persist(n, def); err != nil {
+		if isNew {
+			e.withdraw(n)
+		}
+		return Info{}, err
+	}
+	e.events.send(n, EventDefined)
+	return e.infoOf(n), nil
+}
+
+// Create starts a transient network: one without a persistent definition.
+func (e *Engine) Create(ctx context.Context, xml []byte) (Info, error) {
+	def, err := e.read(xml)
+	if err != nil {
+		return Info{}, err
+	}
+	n, isNew, err := e.admit(def)
+	if err != nil {
+		return Info{}, err
+	}
+	defer n.busy.Unlock()
+	if !isNew {
+		e.mu.Lock()
+		active := n.live != nil
+		e.mu.Unlock()
+		if active {
+			return Info{}, netdef.Errorf(netdef.ErrOperationInvalid, "network is already active as '%s'", n.name)
+		}
+	}
+	if err := e.bringUp(ctx, n, def); err != nil {
+		if isNew {
+			e.withdraw(n)
+		}
+		return Info{}, err
+	}
+	return e.infoOf(n), nil
+}
+
+// Undefine takes away a network's persistence. An active network becomes
+// transient, an inactive one is gone.
+func (e *Engine) Undefine(_ context.Context, id netdef.UUID) error {
+	n, err := e.seize(id)
+	if err != nil {
+		return err
+	}
+	defer n.busy.Unlock()
+	e.mu.Lock()
+	persistent, active := n.config != nil, n.live != nil
+	e.mu.Unlock()
+	if !persistent {
+		return netdef.Errorf(netdef.ErrOperationInvalid, "can't undefine transient network")
+	}
+	if err := e.Store.DeleteDefinition(n.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errAs(netdef.ErrInternal, err)
+	}
+	e.forgetDefinition(n)
+	if !active {
+		if err := e.Store.DeleteStatus(n.name); err != nil {
+			e.Log.Warn("remove status of undefined network", "network", n.name, "error", err)
+		}
+	} else if err := e.Store.PutStatus(e.status(n)); err != nil {
+		return errAs(netdef.ErrInternal, err)
+	}
+	e.events.send(n, EventUndefined)
+	return nil
+}
+
+// forgetDefinition makes a network transient, or gone if it is inactive.
+func (e *Engine) forgetDefinition(n *network) {
+	e.mu.Lock()
+	active := n.live != nil
+	n.autostart = false
+	if active {
+		n.config = nil
+	} else {
+		e.remove(n)
+	}
+	e.mu.Unlock()
+	if !active {
+		e.Options.Leases.Drop(n.id)
+	}
+}
+
+// SetAutostart marks a persistent network to be started with the host.
+func (e *Engine) SetAutostart(_ context.Context, id netdef.UUID, on bool) error {
+	n, err := e.seize(id)
+	if err != nil {
+		return err
+	}
+	defer n.busy.Unlock()
+	e.mu.Lock()
+	persistent := n.config != nil
+	e.mu.Unlock()
+	if !persistent {
+		return netdef.Errorf(netdef.ErrOperationInvalid, "cannot set autostart for transient network")
+	}
+	if err := e.Store.SetAutostart(n.name, on); err != nil {
+		return errAs(netdef.ErrInternal, err)
+	}
+	e.mu.Lock()
+	n.autostart = on
+	e.mu.Unlock()
+	return nil
+}
+
+// read turns XML into a definition that this version can put into effect.
+func (e *Engine) read(xml []byte) (*netdef.Network, error) {
+	def, err := netdef.Parse(xml)
+	if err != nil {
+		return nil, err
+	}
+	if err := def.Validate(); err != nil {
+		return nil, err
+	}
+	return def, plan.Check(def)
+}
+
+// admit finds or makes the network that a definition is about, completes the
+// definition with what was not given, and returns with the network's busy lock
+// held. A new network is registered with the definition, so that no other can
+// take its name, UUID or bridge meanwhile.
+func (e *Engine) admit(def *netdef.Network) (n *network, isNew bool, err error) {
+	for {
+		e.mu.Lock()
+		n, err = e.match(def)
+		if err == nil && n == nil {
+			n, isNew = &network{id: def.UUID, name: def.Name}, true
+			if err = e.complete(n, def); err == nil {
+				n.id, n.config = def.UUID, def
+				n.busy.Lock() // nobody else knows it yet
+				e.networks[n.id] = n
+			}
+			e.mu.Unlock()
+			return n, isNew, err
+		}
+		e.mu.Unlock()
+		if err != nil {
+			return nil, false, err
+		}
+		n.busy.Lock()
+		e.mu.Lock()
+		if n.gone {
+			e.mu.Unlock()
+			n.busy.Unlock()
+			continue
+		}
+		err = e.complete(n, def)
+		e.mu.Unlock()
+		if err != nil {
+			n.busy.Unlock()
+			return nil, false, err
+		}
+		return n, false, nil
+	}
+}
+
+// match finds the network with the definition's UUID and name. It needs e.mu.
+func (e *Engine) match(def *netdef.Network) (*network, error) {
+	if n := e.networks[def.UUID]; n != nil && !def.UUID.IsZero() {
+		if n.name != def.Name {
+			return nil, netdef.Errorf(netdef.ErrOperationFailed, "network '%s' is already defined with uuid %s", n.name, n.id)
+		}
+		return n, nil
+	}
+	if n := e.byName(def.Name); n != nil {
+		return nil, netdef.Errorf(netdef.ErrOperationFailed, "network '%s' already exists with uuid %s", n.name, n.id)
+	}
+	return nil, nil
+}
+
+// complete chooses what the definition leaves open, keeping what the network
+// had before. It needs e.mu.
+func (e *Engine) complete(n *network, def *netdef.Network) error {
+	if def.UUID.IsZero() {
+		def.UUID = netdef.NewUUID()
+	}
+	if !def.Forward.Mode.OwnsBridge() {
+		return nil
+	}
+	old := n.definition()
+	if def.MAC.IsZero() {
+		def.MAC = netdef.NewMAC()
+		if old != nil && !old.MAC.IsZero() {
+			def.MAC = old.MAC
+		}
+	}
+	name := def.Bridge.Name
+	if name == "" && old != nil {
+		name = old.Bridge.Name
+	}
+	if name == "" {
+		name = "virbr%d"
+	}
+	if strings.Contains(name, "%d") {
+		var err error
+		if name, err = e.freeBridgeName(name); err != nil {
+			return err
+		}
+	} else if other := e.bridgeUser(name); other != nil && other != n {
+		return netdef.Errorf(netdef.ErrInternal, "bridge name '%s' already in use.", name)
+	}
+	def.Bridge.Name = name
+	return nil
+}
+
+// bridgeUser is the network that has a bridge of that name. It needs e.mu.
+func (e *Engine) bridgeUser(name string) *network {
+	for _, n := range e.networks {
+		if (n.config != nil && n.config.Bridge.Name == name) || (n.live != nil && n.live.Bridge.Name == name) {
+			return n
+		}
+	}
+	return nil
+}
+
+// maxBridge bounds the numbers of automatic bridge names, as libvirt does.
+const maxBridge = 256 * 256
+
+// freeBridgeName finds the lowest number for the template that neither a
+// network nor a link of the host uses. It needs e.mu.
+func (e *Engine) freeBridgeName(template string) (string, error) {
+	used := map[string]bool{}
+	for _, n := range e.networks {
+		for _, d := range []*netdef.Network{n.config, n.live} {
+			if d != nil {
+				used[d.Bridge.Name] = true
+			}
+		}
+	}
+	for i := range maxBridge {
+		name := strings.Replace(template, "%d", fmt.Sprint(i), 1)
+		if used[name] {
+			continue
+		}
+		if _, exists := e.Host.Link(name); !exists {
+			return name, nil
+		}
+	}
+	return "", netdef.Errorf(netdef.ErrInternal, "Bridge generation exceeded max id %d", maxBridge)
+}
+
+// persist stores the definition and makes it the network's own. The caller
+// holds n.busy.
+func (e *Engine) persist(n *network, def *netdef.Network) error {
+	if err := e.Store.PutDefinition(n.name, []byte(def.Format(netdef.FormatOptions{Inactive: true}))); err != nil {
+		return errAs(netdef.ErrInternal, err)
+	}
+	e.mu.Lock()
+	n.config = def
+	active := n.live != nil
+	e.mu.Unlock()
+	if active {
+		// A transient network that is defined becomes persistent.
+		return errAs(netdef.ErrInternal, e.Store.PutStatus(e.status(n)))
+	}
+	return nil
+}
+
+// withdraw takes back a network that admit registered.
+func (e *Engine) withdraw(n *network) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.remove(n)
+}
+
+// remove needs e.mu.
+func (e *Engine) remove(n *network) {
+	n.gone = true
+	delete(e.networks, n.id)
+}
+
+func (e *Engine) infoOf(n *network) Info {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return n.info()
+}

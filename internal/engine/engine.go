@@ -1,0 +1,288 @@
+// Package engine is the one owner of state. It knows the networks that are
+// defined and those that are active, and it makes the host follow: start,
+// stop, edit, heal and adopt all end in reconcile.go's one way of applying the
+// difference between what is planned and what is observed.
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/host"
+	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
+	"viaduct/internal/plan"
+	"viaduct/internal/store"
+)
+
+// Options are what an Engine works with. All fields but the last two are needed.
+type Options struct {
+	Host   host.Host
+	Store  *store.Store
+	Leases *leases.DB
+	Log    *slog.Logger
+	// DNSPort says on which port DNS can be served at the address: 53, or
+	// another one if a foreign program holds 53.
+	DNSPort func(addr netip.Addr) (uint16, error)
+	// NoIPv6 says that the kernel runs without IPv6.
+	NoIPv6 bool
+	// Default makes the network called default at the first start.
+	Default bool
+	// Foreign returns definitions of other network managers on this host,
+	// which the default network must not collide with. It may be nil.
+	Foreign func() []*netdef.Network
+}
+
+// Engine owns the networks of a host. Its methods may be called concurrently:
+// work on one network never waits for work on another, except where the kernel
+// itself does one thing at a time.
+type Engine struct {
+	Options
+
+	// sharing is held for reading while objects that networks share come into
+	// use, and for writing while unused ones are removed.
+	sharing sync.RWMutex
+
+	mu       sync.Mutex
+	networks map[netdef.UUID]*network
+	// claims says which network an object belongs to.
+	claims map[hoststate.Key]*network
+	// shared counts the networks that use an object.
+	shared map[hoststate.Key]sharedObject
+	// sysctls are the host's settings that we changed, as the store has them.
+	sysctls map[string]store.SysctlRecord
+
+	events  broadcaster
+	healing healer
+	tasks   sync.WaitGroup
+	stop    context.CancelFunc
+}
+
+type sharedObject struct {
+	object hoststate.Object
+	users  int
+}
+
+// network is one network that is defined, active or both.
+type network struct {
+	id   netdef.UUID
+	name string
+	// busy is held by the one operation that changes the network.
+	busy sync.Mutex
+
+	// The rest is guarded by Engine.mu.
+
+	config    *netdef.Network // the persistent definition; nil for a transient network
+	live      *netdef.Network // the definition in effect; nil while inactive
+	autostart bool
+	gone      bool          // removed from Engine.networks
+	fragment  plan.Fragment // what is applied for live
+	dnsPort   uint16
+	ports     []port // the links in the bridge, as far as known
+}
+
+// definition is what describes the network best: the live definition, or else the persistent one.
+func (n *network) definition() *netdef.Network {
+	if n.live != nil {
+		return n.live
+	}
+	return n.config
+}
+
+// New makes an engine. It does nothing before Run.
+func New(o Options) *Engine {
+	return &Engine{
+		Options:  o,
+		networks: map[netdef.UUID]*network{},
+		claims:   map[hoststate.Key]*network{},
+		shared:   map[hoststate.Key]sharedObject{},
+		sysctls:  map[string]store.SysctlRecord{},
+	}
+}
+
+// Close stops the engine's work. Networks stay on the host as they are.
+func (e *Engine) Close() error {
+	if e.stop != nil {
+		e.stop()
+	}
+	e.tasks.Wait()
+	e.events.close()
+	return nil
+}
+
+// Networks lists all networks, sorted by name without regard to case.
+func (e *Engine) Networks() []Info {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	infos := make([]Info, 0, len(e.networks))
+	for _, n := range e.networks {
+		infos = append(infos, n.info())
+	}
+	slices.SortFunc(infos, func(a, b Info) int {
+		return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
+	})
+	return infos
+}
+
+func (n *network) info() Info {
+	d := n.definition()
+	return Info{
+		Name: n.name, UUID: n.id, Title: d.Title, Bridge: d.Bridge.Name, Mode: d.Forward.Mode,
+		Active: n.live != nil, Persistent: n.config != nil, Autostart: n.autostart,
+	}
+}
+
+// Lookup finds a network by UUID or by name.
+func (e *Engine) Lookup(ref string) (Info, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(ref) == 36 {
+		if id, err := netdef.ParseUUID(ref); err == nil {
+			if n := e.networks[id]; n != nil {
+				return n.info(), nil
+			}
+		}
+	}
+	if n := e.byName(ref); n != nil {
+		return n.info(), nil
+	}
+	return Info{}, netdef.Errorf(netdef.ErrNoNetwork, "no network with matching name '%s'", ref)
+}
+
+// byName needs e.mu.
+func (e *Engine) byName(name string) *network {
+	for _, n := range e.networks {
+		if n.name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+func noNetwork(id netdef.UUID) error {
+	return netdef.Errorf(netdef.ErrNoNetwork, "no network with matching uuid '%s'", id)
+}
+
+// get finds a network by UUID.
+func (e *Engine) get(id netdef.UUID) (*network, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := e.networks[id]; n != nil {
+		return n, nil
+	}
+	return nil, noNetwork(id)
+}
+
+// seize finds a network and takes its busy lock. The caller gives it back.
+func (e *Engine) seize(id netdef.UUID) (*network, error) {
+	n, err := e.get(id)
+	if err != nil {
+		return nil, err
+	}
+	n.busy.Lock()
+	e.mu.Lock()
+	gone := n.gone
+	e.mu.Unlock()
+	if gone {
+		n.busy.Unlock()
+		return nil, noNetwork(id)
+	}
+	return n, nil
+}
+
+// XML is the definition of a network: the live one, or the persistent one if
+// the network is inactive or inactive is set.
+func (e *Engine) XML(id netdef.UUID, inactive bool) (string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.networks[id]
+	if n == nil {
+		return "", noNetwork(id)
+	}
+	if n.live != nil && (!inactive || n.config == nil) {
+		return liveForm(n.live).Format(netdef.FormatOptions{Inactive: inactive}), nil
+	}
+	return n.config.Format(netdef.FormatOptions{Inactive: true}), nil
+}
+
+// liveForm is the definition as libvirt shows it of an active network: with
+// the ports that masquerading uses by default.
+func liveForm(n *netdef.Network) *netdef.Network {
+	if n.Forward.Mode != netdef.ModeNAT {
+		return n
+	}
+	c := n.Clone()
+	if c.Forward.NAT == nil {
+		c.Forward.NAT = &netdef.NAT{}
+	}
+	if c.Forward.NAT.PortStart == 0 && c.Forward.NAT.PortEnd == 0 {
+		c.Forward.NAT.PortStart, c.Forward.NAT.PortEnd = 1024, 65535
+	}
+	return c
+}
+
+// Leases lists the addresses that guests of the network hold, sorted by
+// address. With a MAC address it lists that guest's only.
+func (e *Engine) Leases(id netdef.UUID, mac string) ([]netdef.Lease, error) {
+	if _, err := e.get(id); err != nil {
+		return nil, err
+	}
+	all := e.Options.Leases.Table(id).All()
+	if mac == "" {
+		return all, nil
+	}
+	m, err := netdef.ParseMAC(mac)
+	if err != nil {
+		return nil, netdef.Errorf(netdef.ErrInvalidMAC, "%s", mac)
+	}
+	return slices.DeleteFunc(all, func(l netdef.Lease) bool { return l.MAC != m }), nil
+}
+
+// Plan is what would change on the host if the network were started, or, if it
+// is active, brought back to what its definition says. It is empty if nothing would.
+func (e *Engine) Plan(id netdef.UUID) (string, error) {
+	n, err := e.seize(id)
+	if err != nil {
+		return "", err
+	}
+	defer n.busy.Unlock()
+	ops, err := e.planned(n)
+	return hoststate.FormatOps(ops), err
+}
+
+// planned needs n.busy.
+func (e *Engine) planned(n *network) ([]hoststate.Op, error) {
+	e.mu.Lock()
+	def, old, active := n.definition().Clone(), n.fragment, n.live != nil
+	e.mu.Unlock()
+	dnsPort := n.dnsPort
+	if !active {
+		if err := e.collisions(n, def); err != nil {
+			return nil, err
+		}
+		var err error
+		if dnsPort, err = e.chooseDNSPort(def); err != nil {
+			return nil, err
+		}
+	}
+	next, err := plan.Network(def, e.facts(n, def.Bridge.Name, dnsPort))
+	if err != nil {
+		return nil, err
+	}
+	return e.difference(old, next), nil
+}
+
+// errAs turns an error of a lower floor into one a client may see.
+func errAs(code netdef.Code, err error) error {
+	var known *netdef.Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	return netdef.Errorf(code, "%w", err)
+}

@@ -1,0 +1,59 @@
+package engine
+
+import (
+	"net/netip"
+
+	"viaduct/internal/host"
+	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
+	"viaduct/internal/plan"
+)
+
+// collisions refuses a definition whose subnets or bridge the host already has
+// in use elsewhere. Subnets of any size that overlap count.
+func (e *Engine) collisions(n *network, def *netdef.Network) error {
+	own := map[string]bool{def.Bridge.Name: true}
+	e.mu.Lock()
+	if n.live != nil {
+		own[n.live.Bridge.Name] = true
+	}
+	e.mu.Unlock()
+	if l, ok := e.Host.Link(def.Bridge.Name); ok && l.Alias != plan.Alias(def.UUID) {
+		return netdef.Errorf(netdef.ErrInternal, "bridge name '%s' already in use.", def.Bridge.Name)
+	}
+	var wanted []netip.Prefix
+	for _, ip := range def.IPs {
+		wanted = append(wanted, ip.Prefix().Masked())
+	}
+	if link := overlap(e.Host.Inventory(), wanted, own); link != "" {
+		return netdef.Errorf(netdef.ErrInternal, "Network is already in use by interface %s", link)
+	}
+	return nil
+}
+
+// overlap names a link, other than those in skip, that has an address in or a
+// route to a part of the prefixes; "" if there is none.
+func overlap(inv host.Inventory, wanted []netip.Prefix, skip map[string]bool) string {
+	for _, list := range [][]host.LinkPrefix{inv.Addresses, inv.Routes} {
+		for _, have := range list {
+			if skip[have.Link] {
+				continue
+			}
+			for _, w := range wanted {
+				if w.Overlaps(have.Prefix) {
+					return have.Link
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// chooseDNSPort finds the port for the network's DNS.
+func (e *Engine) chooseDNSPort(def *netdef.Network) (uint16, error) {
+	if !plan.ServesDNS(def) {
+		return 0, nil
+	}
+	port, err := e.DNSPort(def.IPs[0].Address)
+	return port, errAs(netdef.ErrInternal, err)
+}

@@ -1,0 +1,171 @@
+package engine
+
+import (
+	"context"
+
+	"viaduct/internal/netdef"
+	"viaduct/internal/plan"
+	"viaduct/internal/store"
+)
+
+// Start brings a defined network up.
+func (e *Engine) Start(ctx context.Context, id netdef.UUID) error {
+	n, err := e.seize(id)
+	if err != nil {
+		return err
+	}
+	defer n.busy.Unlock()
+	e.mu.Lock()
+	active, config := n.live != nil, n.config
+	e.mu.Unlock()
+	if active {
+		return netdef.Errorf(netdef.ErrOperationInvalid, "network is already active")
+	}
+	return e.bringUp(ctx, n, config)
+}
+
+// bringUp makes the definition live. The caller holds n.busy.
+func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) error {
+	if err := plan.Check(def); err != nil {
+		return err
+	}
+	if err := e.collisions(n, def); err != nil {
+		return err
+	}
+	dnsPort, err := e.chooseDNSPort(def)
+	if err != nil {
+		return err
+	}
+	next, err := plan.Network(def, e.facts(n, def.Bridge.Name, dnsPort))
+	if err != nil {
+		return errAs(netdef.ErrInternal, err)
+	}
+	status := e.status(n)
+	status.DNSPort, status.Next = dnsPort, def.Format(netdef.FormatOptions{})
+	if err := e.Store.PutStatus(status); err != nil {
+		return errAs(netdef.ErrInternal, err)
+	}
+	if _, err := e.transition(ctx, n, next); err != nil {
+		if undo := e.Store.DeleteStatus(n.name); undo != nil {
+			e.Log.Error("remove status of network that did not start", "network", n.name, "error", undo)
+		}
+		return opError(err)
+	}
+	e.mu.Lock()
+	n.live, n.dnsPort = def, dnsPort
+	n.ports = e.portsIn(def.Bridge.Name, n.ports)
+	status = e.statusLocked(n)
+	e.mu.Unlock()
+	if err := e.Store.PutStatus(status); err != nil {
+		return errAs(netdef.ErrInternal, err)
+	}
+	e.events.send(n, EventStarted)
+	return nil
+}
+
+// Destroy stops an active network. A transient one is gone afterwards.
+func (e *Engine) Destroy(ctx context.Context, id netdef.UUID) error {
+	n, err := e.seize(id)
+	if err != nil {
+		return err
+	}
+	defer n.busy.Unlock()
+	e.mu.Lock()
+	active := n.live != nil
+	e.mu.Unlock()
+	if !active {
+		return netdef.Errorf(netdef.ErrOperationInvalid, "network '%s' is not active", n.name)
+	}
+	return e.takeDown(ctx, n)
+}
+
+// takeDown makes the network inactive. The status goes first: if the daemon
+// dies half-way, the next one removes the rest. The caller holds n.busy.
+func (e *Engine) takeDown(ctx context.Context, n *network) error {
+	e.mu.Lock()
+	n.ports = e.portsIn(n.live.Bridge.Name, n.ports)
+	status := e.statusLocked(n)
+	e.mu.Unlock()
+	if err := e.Store.DeleteStatus(n.name); err != nil {
+		return errAs(netdef.ErrInternal, err)
+	}
+	if _, err := e.transition(ctx, n, plan.Fragment{}); err != nil {
+		if undo := e.Store.PutStatus(status); undo != nil {
+			e.Log.Error("restore status of network that did not stop", "network", n.name, "error", undo)
+		}
+		return opError(err)
+	}
+	e.mu.Lock()
+	n.live = nil
+	transient := n.config == nil
+	if transient {
+		e.remove(n)
+	}
+	e.mu.Unlock()
+	if transient {
+		e.Options.Leases.Drop(n.id)
+	} else if status := e.status(n); len(status.Ports) > 0 {
+		// The guests that were plugged in are plugged in again at the next start.
+		if err := e.Store.PutStatus(status); err != nil {
+			e.Log.Warn("keep the ports of a stopped network", "network", n.name, "error", err)
+		}
+	}
+	e.events.send(n, EventStopped)
+	return nil
+}
+
+// change makes another definition live in place: what does not differ is not touched.
+// The caller holds n.busy, and the network is active.
+func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) error {
+	if err := plan.Check(def); err != nil {
+		return err
+	}
+	if err := e.collisions(n, def); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	dnsPort := n.dnsPort
+	e.mu.Unlock()
+	next, err := plan.Network(def, e.facts(n, def.Bridge.Name, dnsPort))
+	if err != nil {
+		return errAs(netdef.ErrInternal, err)
+	}
+	status := e.status(n)
+	status.Next = def.Format(netdef.FormatOptions{})
+	if err := e.Store.PutStatus(status); err != nil {
+		return errAs(netdef.ErrInternal, err)
+	}
+	_, err = e.transition(ctx, n, next)
+	if err == nil {
+		e.mu.Lock()
+		moved := n.live.Bridge.Name != def.Bridge.Name
+		n.live = def
+		e.mu.Unlock()
+		if moved {
+			// The old bridge is gone, so its ports can be plugged into the new one.
+			_, err = e.reconcile(ctx, n)
+		}
+	}
+	if put := e.Store.PutStatus(e.status(n)); put != nil && err == nil {
+		err = put
+	}
+	return opError(err)
+}
+
+func (e *Engine) status(n *network) store.Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.statusLocked(n)
+}
+
+// statusLocked is what the store keeps of an active network. It needs e.mu.
+func (e *Engine) statusLocked(n *network) store.Status {
+	s := store.Status{UUID: n.id, Name: n.name, Persistent: n.config != nil, DNSPort: n.dnsPort}
+	if n.live != nil {
+		s.Live = n.live.Format(netdef.FormatOptions{})
+	}
+	for _, p := range n.ports {
+		s.Ports = append(s.Ports, store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged})
+	}
+	return s
+}
