@@ -1,0 +1,244 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"viaduct/internal/engine"
+	"viaduct/internal/netdef"
+)
+
+// request is a request with what was found out about it.
+type request struct {
+	*http.Request
+	api API
+	// net is the network that the path names, if it does.
+	net engine.Info
+}
+
+// route is one resource and method. GET only looks; every other method changes
+// something.
+type route struct {
+	pattern string
+	params  []string // the query parameters it knows
+	answer  func(s *Server, r request) (any, error)
+}
+
+// routes are all resources. {ref} is a network's UUID or name.
+var routes = []route{
+	{"GET /v1/version", nil, func(s *Server, _ request) (any, error) { return Version{s.Version, apiVersion}, nil }},
+	{"GET /v1/networks", nil, func(_ *Server, r request) (any, error) { return list(r.api.Networks()), nil }},
+	{"POST /v1/networks", []string{"transient"}, putNetwork},
+	{"GET /v1/networks/{ref}", nil, func(_ *Server, r request) (any, error) { return r.net, nil }},
+	{"DELETE /v1/networks/{ref}", nil, act(API.Undefine)},
+	{"GET /v1/networks/{ref}/xml", []string{"inactive"}, getXML},
+	{"GET /v1/networks/{ref}/leases", []string{"mac"}, getLeases},
+	{"GET /v1/networks/{ref}/plan", nil, getPlan},
+	{"POST /v1/networks/{ref}/start", nil, act(API.Start)},
+	{"POST /v1/networks/{ref}/destroy", nil, act(API.Destroy)},
+	{"PUT /v1/networks/{ref}/autostart", nil, act(autostart(true))},
+	{"DELETE /v1/networks/{ref}/autostart", nil, act(autostart(false))},
+	{"POST /v1/reload", nil, reload},
+}
+
+// xmlText is an answer that is XML rather than JSON.
+type xmlText string
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range routes {
+		mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, hr *http.Request) {
+			answer, err := s.dispatch(rt, w, hr)
+			limitWrite(w)
+			switch text, isXML := answer.(xmlText); {
+			case err != nil:
+				s.writeError(w, hr, err)
+			case isXML:
+				w.Header().Set("Content-Type", "application/xml")
+				io.WriteString(w, string(text))
+			case answer == nil:
+				w.WriteHeader(http.StatusNoContent)
+			default:
+				writeJSON(w, http.StatusOK, answer)
+			}
+		})
+	}
+	mux.HandleFunc("GET /v1/events", s.streamEvents)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		limitWrite(w)
+		s.writeError(w, r, netdef.Errorf(netdef.ErrNoSupport, "%s %s", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// dispatch checks what all resources have in common and answers.
+func (s *Server) dispatch(rt route, w http.ResponseWriter, hr *http.Request) (any, error) {
+	if hr.Method != http.MethodGet && hr.Method != http.MethodHead {
+		if err := mayChange(hr.Context()); err != nil {
+			return nil, err
+		}
+		// A client that goes away does not leave half of what it asked for.
+		hr = hr.WithContext(context.WithoutCancel(hr.Context()))
+	}
+	if err := checkParams(hr, rt.params); err != nil {
+		return nil, err
+	}
+	hr.Body = http.MaxBytesReader(w, hr.Body, MaxBody)
+	r := request{Request: hr, api: s.API}
+	if ref := hr.PathValue("ref"); ref != "" {
+		var err error
+		if r.net, err = s.API.Lookup(ref); err != nil {
+			return nil, err
+		}
+	}
+	return rt.answer(s, r)
+}
+
+func checkParams(r *http.Request, known []string) error {
+	for name, values := range r.URL.Query() {
+		if !slices.Contains(known, name) {
+			return netdef.Errorf(netdef.ErrInvalidArg, "unknown parameter '%s' for %s", name, r.URL.Path)
+		}
+		if len(values) > 1 {
+			return netdef.Errorf(netdef.ErrInvalidArg, "parameter '%s' is given %d times", name, len(values))
+		}
+	}
+	return nil
+}
+
+// yes reads a parameter that is yes or no; absent means no.
+func (r request) yes(name string) (bool, error) {
+	switch v := r.URL.Query().Get(name); v {
+	case "yes":
+		return true, nil
+	case "no", "":
+		return false, nil
+	default:
+		return false, netdef.Errorf(netdef.ErrInvalidArg, "parameter '%s' is yes or no, not '%s'", name, v)
+	}
+}
+
+// act answers by doing something to the network.
+func act(do func(API, context.Context, netdef.UUID) error) func(*Server, request) (any, error) {
+	return func(_ *Server, r request) (any, error) { return nil, do(r.api, r.Context(), r.net.UUID) }
+}
+
+func autostart(on bool) func(API, context.Context, netdef.UUID) error {
+	return func(a API, ctx context.Context, id netdef.UUID) error { return a.SetAutostart(ctx, id, on) }
+}
+
+// putNetwork defines a network, or creates a transient one.
+func putNetwork(_ *Server, r request) (any, error) {
+	transient, err := r.yes("transient")
+	if err != nil {
+		return nil, err
+	}
+	xml, err := io.ReadAll(r.Body)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, netdef.Errorf(netdef.ErrInvalidArg, "definition is larger than %d octets", MaxBody)
+	case err != nil:
+		return nil, netdef.Errorf(netdef.ErrInvalidArg, "read definition: %w", err)
+	}
+	if transient {
+		return definition(r.api.Create(r.Context(), xml))
+	}
+	return definition(r.api.Define(r.Context(), xml))
+}
+
+// definition marks libvirt's "internal errors" about a definition as the
+// client's. Those about the host have a cause.
+func definition(info engine.Info, err error) (any, error) {
+	var known *netdef.Error
+	if errors.As(err, &known) && known.Code == netdef.ErrInternal && known.Err == nil {
+		err = &inputError{err}
+	}
+	return info, err
+}
+
+func getXML(_ *Server, r request) (any, error) {
+	inactive, err := r.yes("inactive")
+	if err != nil {
+		return nil, err
+	}
+	text, err := r.api.XML(r.net.UUID, inactive)
+	return xmlText(text), err
+}
+
+func getLeases(_ *Server, r request) (any, error) {
+	leases, err := r.api.Leases(r.net.UUID, r.URL.Query().Get("mac"))
+	wire := make([]Lease, len(leases))
+	for i, l := range leases {
+		wire[i] = leaseOf(l)
+	}
+	return wire, err
+}
+
+func getPlan(_ *Server, r request) (any, error) {
+	text, err := r.api.Plan(r.net.UUID)
+	p := Plan{Operations: []string{}}
+	for line := range strings.Lines(text) {
+		p.Operations = append(p.Operations, strings.TrimSuffix(line, "\n"))
+	}
+	return p, err
+}
+
+func reload(_ *Server, r request) (any, error) {
+	report, err := r.api.Reload(r.Context())
+	return reportOf(report), err
+}
+
+// streamEvents writes one JSON object a line for each event, until the client
+// goes away, lags too far behind, or the daemon stops. The answer's header is
+// sent once the subscription stands, so a client that has it misses nothing.
+func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
+	limitWrite(w)
+	if err := checkParams(r, []string{"network"}); err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	var only netdef.UUID
+	if ref := r.URL.Query().Get("network"); ref != "" {
+		info, err := s.API.Lookup(ref)
+		if err != nil {
+			s.writeError(w, r, err)
+			return
+		}
+		only = info.UUID
+	}
+	events, stop := s.API.Events()
+	defer stop()
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	out := http.NewResponseController(w)
+	// A stream has no end that the request's deadline could be for.
+	if out.SetReadDeadline(time.Time{}) != nil || out.Flush() != nil {
+		return
+	}
+	lines := json.NewEncoder(w)
+	for {
+		select {
+		case <-r.Context().Done():
+			return
+		case e, ok := <-events:
+			if !ok {
+				return
+			}
+			if !only.IsZero() && e.UUID != only {
+				continue
+			}
+			limitWrite(w)
+			if lines.Encode(eventOf(e)) != nil || out.Flush() != nil {
+				return
+			}
+		}
+	}
+}
