@@ -4,6 +4,8 @@
 package netdef
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -101,6 +103,11 @@ func (f Forward) Dev() string {
 // PCIAddress is a PCI device of a hostdev pool.
 type PCIAddress struct {
 	Domain, Bus, Slot, Function uint
+}
+
+// String is the address as lspci prints it.
+func (a PCIAddress) String() string {
+	return fmt.Sprintf("%04x:%02x:%02x.%x", a.Domain, a.Bus, a.Slot, a.Function)
 }
 
 // NAT is the <nat> element.
@@ -217,6 +224,16 @@ type DHCPHost struct {
 	Name  string
 	IP    netip.Addr
 	Lease *LeaseTime
+}
+
+// String is the reservation as libvirt shows it in errors.
+func (h DHCPHost) String() string {
+	shown := func(s string) string { return cmp.Or(s, "unknown") }
+	address := ""
+	if h.IP.IsValid() {
+		address = h.IP.String()
+	}
+	return fmt.Sprintf("<host mac='%s' name='%s' ip='%s'/>", shown(h.MAC), shown(h.Name), shown(address))
 }
 
 // Route is a static <route>.
