@@ -1,0 +1,74 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// BecomeRoot lets an unprivileged user's program use the lab: if it is not
+// root it runs itself again as root of a new user namespace, passes on what that
+// run exits with, and does not return. Programs that switch to another user,
+// such as dhcpcd and systemd-networkd, do not work in such a lab.
+func BecomeRoot() {
+	if os.Geteuid() == 0 {
+		return
+	}
+	runtime.LockOSThread() // Pdeathsig is about the thread
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		Pdeathsig:   unix.SIGKILL,
+	}
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		fmt.Fprintf(os.Stderr, "cannot become root of a user namespace: %v\nrun as root, or allow user namespaces\n", err)
+		os.Exit(1)
+	}
+	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+// Strict tells that a test must not be skipped for want of a tool: on the
+// project's own machines (CI=true, or VIADUCT_REQUIRE_LANES=1) all of them are there.
+func Strict() bool {
+	return os.Getenv("CI") == "true" || os.Getenv("VIADUCT_REQUIRE_LANES") == "1"
+}
+
+// Need skips the test, saying why, where the machine lacks the privilege to make
+// namespaces or one of the programs; on a strict machine the test fails.
+func Need(t T, tools ...string) {
+	t.Helper()
+	lack := t.Skipf
+	if Strict() {
+		lack = t.Fatalf
+	}
+	if os.Geteuid() != 0 {
+		lack("needs root, to make namespaces")
+	}
+	if missing := Missing(tools...); len(missing) > 0 {
+		lack("needs %q, which is not installed", missing)
+	}
+}
+
+// Missing returns those of the programs that are not installed.
+func Missing(tools ...string) []string {
+	var missing []string
+	for _, tool := range tools {
+		if filepath.IsAbs(tool) {
+			if _, err := os.Stat(tool); err != nil {
+				missing = append(missing, tool)
+			}
+		} else if _, err := exec.LookPath(tool); err != nil {
+			missing = append(missing, tool)
+		}
+	}
+	return missing
+}
