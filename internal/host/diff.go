@@ -1,0 +1,68 @@
+package host
+
+import "viaduct/internal/hoststate"
+
+// Diff lists the operations that turn what is observed into what is desired,
+// in the order in which Apply has to carry them out. What goes away with a
+// container that is itself removed gets no operation of its own, except that
+// links are taken down first: that cuts the guests off before anything else
+// is dismantled.
+func Diff(desired, observed hoststate.State) []hoststate.Op {
+	var ops []hoststate.Op
+	for key, want := range desired {
+		have, exists := observed[key]
+		switch {
+		case !exists:
+			ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: want})
+		case !satisfies(have, want):
+			ops = append(ops, hoststate.Op{Verb: hoststate.Change, Old: have, New: want})
+		}
+	}
+	for key, have := range observed {
+		if _, wanted := desired[key]; !wanted && !goesWithContainer(have, desired, observed) {
+			ops = append(ops, hoststate.Op{Verb: hoststate.Delete, Old: have})
+		}
+	}
+	hoststate.SortOps(ops)
+	return ops
+}
+
+// goesWithContainer reports whether the removal of another object removes o.
+func goesWithContainer(o hoststate.Object, desired, observed hoststate.State) bool {
+	c, ok := o.(hoststate.Contained)
+	if !ok || o.Key().Kind == hoststate.KindLinkUp {
+		return false
+	}
+	container := c.Container()
+	_, exists := observed[container]
+	_, stays := desired[container]
+	return exists && !stays
+}
+
+// satisfies reports whether the object have is as want says. It is equality,
+// but for what a wanted bridge leaves to the kernel: a MAC that is not given;
+// an MTU that is not given, where the kernel takes the smallest of the ports'
+// and without ports 1500; and the forward delay when STP is off.
+func satisfies(have, want hoststate.Object) bool {
+	w, ok := want.(hoststate.Bridge)
+	if !ok {
+		return hoststate.Equal(have, want)
+	}
+	h, ok := have.(hoststate.Bridge)
+	if !ok {
+		return false
+	}
+	if w.MAC == (hoststate.MAC{}) {
+		w.MAC = h.MAC
+	}
+	if w.MTU == 0 && h.MTU <= defaultMTU {
+		w.MTU = h.MTU
+	}
+	if !w.STP && !h.STP {
+		w.ForwardDelay = h.ForwardDelay
+	}
+	return w == h
+}
+
+// defaultMTU is the MTU of a bridge without ports, in bytes.
+const defaultMTU = 1500

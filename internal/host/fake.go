@@ -1,0 +1,216 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"viaduct/internal/hoststate"
+)
+
+// Fake is a Host in memory for tests. It behaves as the kernel's: what is in a
+// container goes with it, and a failed Apply changes nothing.
+type Fake struct {
+	// FailOn, if set, is asked before every operation; its error makes Apply fail.
+	FailOn func(hoststate.Op) error
+	// Stock is what Inventory, Link and Ports tell of, besides the bridges that
+	// were made.
+	Stock Inventory
+
+	mu      sync.Mutex
+	state   hoststate.State
+	calls   [][]hoststate.Op
+	changes *changes
+	done    chan struct{}
+	stopped chan struct{}
+	close   func()
+}
+
+// NewFake makes a host that has the given objects, all of them ours. It has to
+// be closed.
+func NewFake(objects ...hoststate.Object) *Fake {
+	f := &Fake{state: hoststate.State{}, changes: newChanges(), done: make(chan struct{}), stopped: make(chan struct{})}
+	f.state.Add(objects...)
+	f.close = sync.OnceFunc(func() { close(f.done) })
+	go func() {
+		defer close(f.stopped)
+		f.changes.run(f.done)
+	}()
+	return f
+}
+
+// Observe implements Host.
+func (f *Fake) Observe(keys []hoststate.Key) hoststate.State {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := hoststate.State{}
+	for _, k := range keys {
+		if o, ok := f.state[k]; ok {
+			s[k] = o
+		}
+	}
+	return s
+}
+
+// Owned implements Host.
+func (f *Fake) Owned() hoststate.State {
+	s := f.State()
+	for k := range s {
+		switch k.Kind {
+		case hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember:
+			delete(s, k)
+		}
+	}
+	return s
+}
+
+// State returns a copy of all that the host has.
+func (f *Fake) State() hoststate.State {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := make(hoststate.State, len(f.state))
+	for k, o := range f.state {
+		s[k] = o
+	}
+	return s
+}
+
+// Calls returns the operations of every successful Apply that had any.
+func (f *Fake) Calls() [][]hoststate.Op {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}
+
+// Set puts objects on the host by another's hand, without an event.
+func (f *Fake) Set(objects ...hoststate.Object) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state.Add(objects...)
+}
+
+// Remove takes objects, and what they contain, from the host by another's
+// hand, without an event.
+func (f *Fake) Remove(keys ...hoststate.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, k := range keys {
+		remove(f.state, k)
+	}
+}
+
+// Emit delivers an event; no keys at all say that everything may have changed.
+func (f *Fake) Emit(keys ...hoststate.Key) { f.changes.add(keys...) }
+
+// Apply implements Host.
+func (f *Fake) Apply(ctx context.Context, ops []hoststate.Op) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := make(hoststate.State, len(f.state))
+	for k, o := range f.state {
+		next[k] = o
+	}
+	for _, op := range ops {
+		err := ctx.Err()
+		if err == nil && f.FailOn != nil {
+			err = f.FailOn(op)
+		}
+		if err == nil {
+			err = applyTo(next, op)
+		}
+		if err != nil {
+			return &OpError{op, err}
+		}
+	}
+	f.state = next
+	if len(ops) > 0 {
+		f.calls = append(f.calls, slices.Clone(ops))
+	}
+	return nil
+}
+
+// applyTo carries out an operation on a state.
+func applyTo(s hoststate.State, op hoststate.Op) error {
+	if op.Verb == hoststate.Delete {
+		remove(s, op.Key())
+		return nil
+	}
+	_, exists := s[op.Key()]
+	if op.Verb == hoststate.Change && !exists {
+		return fmt.Errorf("%s does not exist", op.Key())
+	}
+	s.Add(op.New)
+	return nil
+}
+
+// remove takes an object and what it contains out of a state. Settings of the
+// host itself stay: there is no removing those.
+func remove(s hoststate.State, key hoststate.Key) {
+	if key.Kind == hoststate.KindSysctl {
+		return
+	}
+	delete(s, key)
+	for k, o := range s {
+		if c, ok := o.(hoststate.Contained); ok && c.Container() == key {
+			delete(s, k)
+		}
+	}
+}
+
+// Inventory implements Host.
+func (f *Fake) Inventory() Inventory {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	inv := Inventory{
+		Links: slices.Clone(f.Stock.Links), Addresses: slices.Clone(f.Stock.Addresses), Routes: slices.Clone(f.Stock.Routes),
+	}
+	for _, o := range f.state {
+		switch o := o.(type) {
+		case hoststate.Bridge:
+			_, up := f.state[hoststate.LinkUp{Link: o.Name}.Key()]
+			inv.Links = append(inv.Links, Link{Name: o.Name, Kind: kindBridge, Alias: o.Alias, MAC: o.MAC, MTU: o.MTU, Up: up})
+		case hoststate.Address:
+			inv.Addresses = append(inv.Addresses, LinkPrefix{o.Link, o.Prefix})
+			inv.Routes = append(inv.Routes, LinkPrefix{o.Link, o.Prefix.Masked()})
+		case hoststate.Route:
+			inv.Routes = append(inv.Routes, LinkPrefix{o.Link, o.Dst})
+		}
+	}
+	return inv
+}
+
+// Link implements Host.
+func (f *Fake) Link(name string) (Link, bool) {
+	links := f.Inventory().Links
+	i := slices.IndexFunc(links, func(l Link) bool { return l.Name == name })
+	if i < 0 {
+		return Link{}, false
+	}
+	return links[i], true
+}
+
+// Ports implements Host.
+func (f *Fake) Ports(bridge string) []Link {
+	var ports []Link
+	for _, l := range f.Inventory().Links {
+		_, member := f.Observe([]hoststate.Key{hoststate.MemberKey(l.Name, bridge)})[hoststate.MemberKey(l.Name, bridge)]
+		if l.Master == bridge || member {
+			l.Master = bridge
+			ports = append(ports, l)
+		}
+	}
+	slices.SortFunc(ports, func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
+	return ports
+}
+
+// Events implements Host.
+func (f *Fake) Events() <-chan []hoststate.Key { return f.changes.out }
+
+// Close implements Host.
+func (f *Fake) Close() error {
+	f.close()
+	<-f.stopped
+	return nil
+}

@@ -1,0 +1,399 @@
+package host
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"viaduct/internal/hoststate"
+)
+
+// linkApplier observes and changes links, their addresses and routes, by
+// routing netlink.
+type linkApplier struct {
+	rtnl   *rtnl
+	mirror *mirror
+}
+
+func (a *linkApplier) Kinds() []hoststate.Kind {
+	return []hoststate.Kind{
+		hoststate.KindBridge, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
+	}
+}
+
+func (a *linkApplier) Observe(keys []hoststate.Key) hoststate.State {
+	s := hoststate.State{}
+	a.mirror.now(func() {
+		for _, k := range keys {
+			if o, ok := a.mirror.observe(k); ok {
+				s.Add(o)
+			}
+		}
+	})
+	return s
+}
+
+func (a *linkApplier) Owned() hoststate.State { return a.mirror.owned() }
+
+// oneByOne implements sequential: the kernel knows no transactions here.
+func (a *linkApplier) oneByOne() {}
+
+func (a *linkApplier) Apply(_ context.Context, ops []hoststate.Op) error {
+	for _, op := range ops {
+		if err := a.apply(op); err != nil {
+			return &OpError{op, err}
+		}
+	}
+	return nil
+}
+
+func (a *linkApplier) apply(op hoststate.Op) error {
+	switch o := op.Object().(type) {
+	case hoststate.Bridge:
+		return a.applyBridge(op.Verb, o)
+	case hoststate.Address:
+		return a.applyAddress(op.Verb, o)
+	case hoststate.LinkUp:
+		return a.setUp(o.Link, op.Verb != hoststate.Delete)
+	case hoststate.Route:
+		return a.applyRoute(op.Verb, o)
+	case hoststate.Member:
+		return a.applyMember(op.Verb, o)
+	}
+	return fmt.Errorf("not an object of the link applier: %T", op.Object())
+}
+
+// STP takes a forward delay of 2 to 30 seconds (IEEE 802.1D-1998, 8.10.2).
+const minForwardDelay, maxForwardDelay = 200, 3000
+
+func (a *linkApplier) applyBridge(verb hoststate.Verb, b hoststate.Bridge) error {
+	if verb == hoststate.Delete {
+		return a.deleteBridge(b.Name)
+	}
+	if b.STP && (b.ForwardDelay < minForwardDelay || b.ForwardDelay > maxForwardDelay) {
+		return fmt.Errorf("forward delay %d.%02d s is not between 2 and 30 s", b.ForwardDelay/100, b.ForwardDelay%100)
+	}
+	have, exists := a.mirror.link(b.Name)
+	if !exists {
+		err := a.createBridge(b)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		if have, exists = a.mirror.link(b.Name); !exists {
+			return errVanished(b.Name)
+		}
+	}
+	if have.kind != kindBridge || !have.ours() {
+		return errNotOurs(have)
+	}
+	return a.changeBridge(have, b)
+}
+
+func errNotOurs(l link) error {
+	return fmt.Errorf("link %s exists and was not made by viaduct", l.name)
+}
+
+func errVanished(name string) error {
+	return fmt.Errorf("link %s does not exist: %w", name, unix.ENODEV)
+}
+
+// createBridge makes the link with all that the kernel takes at creation. The
+// MTU is not among it: set later it is kept, while one from creation gives way
+// to that of the first port.
+func (a *linkApplier) createBridge(b hoststate.Bridge) error {
+	return a.request(unix.RTM_NEWLINK, netlink.Create|netlink.Excl, 0, func(e *netlink.AttributeEncoder) {
+		e.String(unix.IFLA_IFNAME, b.Name)
+		e.Uint32(unix.IFLA_GROUP, ownGroup)
+		if b.MAC != (hoststate.MAC{}) {
+			e.Bytes(unix.IFLA_ADDRESS, b.MAC[:])
+		}
+		bridgeInfo(e, func(e *netlink.AttributeEncoder) {
+			e.Uint32(brForwardDelay, delayOf(b))
+			e.Uint32(brSTPState, flag(b.STP))
+		})
+	})
+}
+
+// delayOf is the delay that a bridge is to have in the kernel: without STP 0,
+// so that ports forward at once.
+func delayOf(b hoststate.Bridge) uint32 {
+	if !b.STP {
+		return 0
+	}
+	return uint32(b.ForwardDelay)
+}
+
+func flag(on bool) uint32 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+func bridgeInfo(e *netlink.AttributeEncoder, data func(*netlink.AttributeEncoder)) {
+	e.Nested(unix.IFLA_LINKINFO, func(e *netlink.AttributeEncoder) error {
+		e.String(unix.IFLA_INFO_KIND, kindBridge)
+		e.Nested(unix.IFLA_INFO_DATA, func(e *netlink.AttributeEncoder) error {
+			data(e)
+			return nil
+		})
+		return nil
+	})
+}
+
+// changeBridge gives the bridge that exists what differs from b.
+func (a *linkApplier) changeBridge(have link, b hoststate.Bridge) error {
+	mtu := b.MTU
+	if mtu == 0 && have.mtu > defaultMTU {
+		mtu = defaultMTU
+	}
+	// The kernel refuses a delay below 2 s as long as STP is on, and looks at
+	// the delay first.
+	stopSTP := have.stp && !b.STP
+	if stopSTP {
+		if err := a.setBridge(have.index, func(e *netlink.AttributeEncoder) { e.Uint32(brSTPState, 0) }, nil); err != nil {
+			return err
+		}
+	}
+	var data func(*netlink.AttributeEncoder)
+	if stopSTP || have.stp != b.STP || have.forwardDelay != int(delayOf(b)) {
+		data = func(e *netlink.AttributeEncoder) {
+			e.Uint32(brForwardDelay, delayOf(b))
+			e.Uint32(brSTPState, flag(b.STP))
+		}
+	}
+	if data == nil && have.alias == b.Alias && have.group == ownGroup && (mtu == 0 || mtu == have.mtu) &&
+		(b.MAC == hoststate.MAC{} || b.MAC == have.mac) {
+		return nil
+	}
+	err := a.setBridge(have.index, data, func(e *netlink.AttributeEncoder) {
+		e.String(unix.IFLA_IFALIAS, b.Alias)
+		e.Uint32(unix.IFLA_GROUP, ownGroup)
+		if mtu != 0 {
+			e.Uint32(unix.IFLA_MTU, uint32(mtu))
+		}
+		if b.MAC != (hoststate.MAC{}) && b.MAC != have.mac {
+			e.Bytes(unix.IFLA_ADDRESS, b.MAC[:])
+		}
+	})
+	if err != nil {
+		return err
+	}
+	// The kernel does not announce these while the bridge is down.
+	a.mirror.now(func() {
+		if l, ok := a.mirror.links[have.index]; ok {
+			l.alias, l.group, l.stp, l.forwardDelay = b.Alias, ownGroup, b.STP, int(delayOf(b))
+			a.mirror.setLink(l)
+		}
+	})
+	return nil
+}
+
+// setBridge changes attributes of the bridge and of the link that it is.
+func (a *linkApplier) setBridge(index int, data, attrs func(*netlink.AttributeEncoder)) error {
+	return a.request(unix.RTM_NEWLINK, 0, index, func(e *netlink.AttributeEncoder) {
+		if attrs != nil {
+			attrs(e)
+		}
+		if data != nil {
+			bridgeInfo(e, data)
+		}
+	})
+}
+
+// deleteBridge removes a bridge of ours. One that is gone is fine.
+func (a *linkApplier) deleteBridge(name string) error {
+	l, ok := a.mirror.link(name)
+	if !ok {
+		return nil
+	}
+	if l.kind != kindBridge || !l.ours() {
+		return errNotOurs(l)
+	}
+	return allow(a.request(unix.RTM_DELLINK, 0, l.index, nil), unix.ENODEV)
+}
+
+func (a *linkApplier) setUp(name string, up bool) error {
+	l, ok := a.mirror.link(name)
+	if !ok {
+		if up {
+			return errVanished(name)
+		}
+		return nil
+	}
+	flags := uint32(0)
+	if up {
+		flags = unix.IFF_UP
+	}
+	body, err := linkBody(l.index, flags, unix.IFF_UP, nil)
+	if err != nil {
+		return err
+	}
+	err = a.rtnl.do(unix.RTM_SETLINK, 0, body)
+	if !up {
+		return allow(err, unix.ENODEV)
+	}
+	return err
+}
+
+func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error {
+	l, exists := a.mirror.link(m.Link)
+	bridge, bridgeExists := a.mirror.link(m.Bridge)
+	master := bridge.index
+	switch {
+	case verb == hoststate.Delete:
+		if !exists || !bridgeExists || l.master != bridge.index {
+			return nil // it has left by itself
+		}
+		master = 0
+	case !exists:
+		return errVanished(m.Link)
+	case !bridgeExists:
+		return errVanished(m.Bridge)
+	case l.master == master:
+		return nil
+	case l.master != 0 && !a.ownBridge(l.master):
+		return fmt.Errorf("link %s is a port of a bridge that was not made by viaduct: %w", m.Link, unix.EBUSY)
+	}
+	return a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) {
+		e.Uint32(unix.IFLA_MASTER, uint32(master))
+	})
+}
+
+func (a *linkApplier) ownBridge(index int) (ours bool) {
+	a.mirror.now(func() { ours = a.mirror.links[index].ours() })
+	return ours
+}
+
+func (a *linkApplier) applyAddress(verb hoststate.Verb, o hoststate.Address) error {
+	l, ok := a.mirror.link(o.Link)
+	switch {
+	case !ok && verb == hoststate.Delete:
+		return nil
+	case !ok:
+		return errVanished(o.Link)
+	}
+	body, err := addressBody(l.index, o.Prefix)
+	if err != nil {
+		return err
+	}
+	if verb == hoststate.Delete {
+		return allow(a.rtnl.do(unix.RTM_DELADDR, 0, body), unix.EADDRNOTAVAIL, unix.ENODEV)
+	}
+	if err := allow(a.rtnl.do(unix.RTM_NEWADDR, netlink.Create|netlink.Excl, body), unix.EEXIST); err != nil {
+		return err
+	}
+	// The kernel announces an IPv6 address without duplicate detection late.
+	a.mirror.now(func() {
+		if _, ok := a.mirror.links[l.index]; ok {
+			a.mirror.setAddress(address{index: l.index, prefix: o.Prefix})
+		}
+	})
+	return nil
+}
+
+// addressBody is the body of an address request: an ifaddrmsg and attributes.
+func addressBody(index int, p netip.Prefix) ([]byte, error) {
+	family := byte(unix.AF_INET)
+	if p.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	b := append(make([]byte, 0, 64), family, byte(p.Bits()), 0, unix.RT_SCOPE_UNIVERSE)
+	b = binary.NativeEndian.AppendUint32(b, uint32(index))
+	return appendAttrs(b, func(e *netlink.AttributeEncoder) {
+		e.Bytes(unix.IFA_LOCAL, p.Addr().AsSlice())
+		e.Bytes(unix.IFA_ADDRESS, p.Addr().AsSlice())
+		switch {
+		case p.Addr().Is6():
+			// Duplicate detection needs a port with carrier, which a bridge
+			// gets only with its first guest; until then nothing could listen.
+			e.Uint32(unix.IFA_FLAGS, unix.IFA_F_NODAD)
+		case p.Bits() < 31:
+			e.Bytes(unix.IFA_BROADCAST, broadcast(p).AsSlice())
+		}
+	})
+}
+
+// broadcast is the last address of an IPv4 prefix.
+func broadcast(p netip.Prefix) netip.Addr {
+	a := p.Addr().As4()
+	v := binary.BigEndian.Uint32(a[:]) | 1<<(32-p.Bits()) - 1
+	binary.BigEndian.PutUint32(a[:], v)
+	return netip.AddrFrom4(a)
+}
+
+func (a *linkApplier) applyRoute(verb hoststate.Verb, r hoststate.Route) error {
+	l, ok := a.mirror.link(r.Link)
+	switch {
+	case !ok && verb == hoststate.Delete:
+		return nil
+	case !ok:
+		return errVanished(r.Link)
+	}
+	body, err := routeBody(l.index, r)
+	if err != nil {
+		return err
+	}
+	switch verb {
+	case hoststate.Delete:
+		return allow(a.rtnl.do(unix.RTM_DELROUTE, 0, body), unix.ESRCH, unix.ENODEV)
+	case hoststate.Change:
+		return a.rtnl.do(unix.RTM_NEWROUTE, netlink.Create|netlink.Replace, body)
+	}
+	err = a.rtnl.do(unix.RTM_NEWROUTE, netlink.Create|netlink.Excl, body)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if a.Observe([]hoststate.Key{r.Key()})[r.Key()] == r {
+		return nil
+	}
+	return fmt.Errorf("another route to %s with the same metric exists and was not made by viaduct: %w", r.Dst, err)
+}
+
+// routeBody is the body of a route request: an rtmsg and attributes.
+func routeBody(index int, r hoststate.Route) ([]byte, error) {
+	family, scope := byte(unix.AF_INET), byte(unix.RT_SCOPE_UNIVERSE)
+	if r.Dst.Addr().Is6() {
+		family = unix.AF_INET6
+	} else if !r.Via.IsValid() {
+		scope = unix.RT_SCOPE_LINK
+	}
+	b := append(make([]byte, 0, 64), family, byte(r.Dst.Bits()), 0, 0,
+		unix.RT_TABLE_MAIN, ownProtocol, scope, unix.RTN_UNICAST, 0, 0, 0, 0)
+	return appendAttrs(b, func(e *netlink.AttributeEncoder) {
+		e.Bytes(unix.RTA_DST, r.Dst.Addr().AsSlice())
+		e.Uint32(unix.RTA_OIF, uint32(index))
+		if r.Via.IsValid() {
+			e.Bytes(unix.RTA_GATEWAY, r.Via.AsSlice())
+		}
+		if r.Metric != 0 {
+			e.Uint32(unix.RTA_PRIORITY, uint32(r.Metric))
+		}
+	})
+}
+
+// request sends a request about a link.
+func (a *linkApplier) request(typ netlink.HeaderType, flags netlink.HeaderFlags, index int,
+	attrs func(*netlink.AttributeEncoder),
+) error {
+	body, err := linkBody(index, 0, 0, attrs)
+	if err != nil {
+		return err
+	}
+	return a.rtnl.do(typ, flags, body)
+}
+
+// allow turns the given answers of the kernel into success.
+func allow(err error, fine ...unix.Errno) error {
+	for _, e := range fine {
+		if errors.Is(err, e) {
+			return nil
+		}
+	}
+	return err
+}

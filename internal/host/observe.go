@@ -1,0 +1,218 @@
+package host
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"viaduct/internal/hoststate"
+)
+
+// What we create is recognisably ours.
+const (
+	// aliasPrefix begins the alias of our links.
+	aliasPrefix = "viaduct"
+	// ownGroup is the device group of our bridges. Unlike an alias a group is
+	// set in the moment of creation, so that a bridge is ours even if we die
+	// before it has its alias.
+	ownGroup = 0x76696164 // "viad"
+	// ownProtocol is the protocol number of our routes.
+	ownProtocol = 86
+)
+
+// kindBridge is the kind that the kernel gives bridge links.
+const kindBridge = "bridge"
+
+// metricIPv6 is what the kernel makes of metric 0 for IPv6 (IP6_RT_PRIO_USER).
+const metricIPv6 = 1024
+
+// ours reports whether the link is one that Viaduct made.
+func (l link) ours() bool { return l.group == ownGroup || strings.HasPrefix(l.alias, aliasPrefix) }
+
+func (l link) bridge() hoststate.Bridge {
+	b := hoststate.Bridge{Name: l.name, Alias: l.alias, MAC: l.mac, MTU: l.mtu, STP: l.stp}
+	if b.STP {
+		b.ForwardDelay = l.forwardDelay
+	}
+	return b
+}
+
+// observe returns the named object if it exists, as it was when the mirror was
+// last brought up to date. It knows the kinds of linkApplier.
+func (m *mirror) observe(key hoststate.Key) (hoststate.Object, bool) {
+	switch key.Kind {
+	case hoststate.KindBridge:
+		l, ok := m.links[m.names[key.Name]]
+		return l.bridge(), ok && l.kind == kindBridge && l.ours()
+	case hoststate.KindLinkUp:
+		l, ok := m.links[m.names[key.Name]]
+		return hoststate.LinkUp{Link: l.name}, ok && l.up
+	case hoststate.KindMember:
+		name, bridge, _ := strings.Cut(key.Name, " ")
+		l, ok := m.links[m.names[name]]
+		master, enslaved := m.links[l.master]
+		return hoststate.Member{Link: name, Bridge: bridge}, ok && enslaved && master.name == bridge
+	case hoststate.KindAddress:
+		name, text, _ := strings.Cut(key.Name, " ")
+		prefix, err := netip.ParsePrefix(text)
+		_, ok := m.addrs[address{index: m.names[name], prefix: prefix}]
+		return hoststate.Address{Link: name, Prefix: prefix}, ok && err == nil
+	case hoststate.KindRoute:
+		r, err := parseRouteKey(key.Name)
+		if err != nil {
+			return nil, false
+		}
+		info, ok := m.routes[routeIDOf(r, m.names[r.Link])]
+		r.Via = info.via
+		return r, ok && info.protocol == ownProtocol
+	}
+	return nil, false
+}
+
+// parseRouteKey is the inverse of hoststate.Route.Key, but for the next hop
+// that is no part of the key.
+func parseRouteKey(name string) (r hoststate.Route, err error) {
+	dst, rest, _ := strings.Cut(name, " metric ")
+	metric, name, _ := strings.Cut(rest, " on ")
+	if r.Dst, err = netip.ParsePrefix(dst); err != nil {
+		return r, err
+	}
+	r.Link = name
+	r.Metric, err = strconv.Atoi(metric)
+	return r, err
+}
+
+// routeIDOf is where the mirror has the route.
+func routeIDOf(r hoststate.Route, index int) routeID {
+	id := routeID{table: unix.RT_TABLE_MAIN, dst: r.Dst, metric: uint32(r.Metric), index: index}
+	if r.Dst.Addr().Is6() && r.Metric == 0 {
+		id.metric = metricIPv6
+	}
+	return id
+}
+
+// ownRoute is the route as a wanted one would be, and whether it is ours.
+func (m *mirror) ownRoute(id routeID, info routeInfo) (hoststate.Route, bool) {
+	r := hoststate.Route{Dst: id.dst, Via: info.via, Link: m.links[id.index].name, Metric: int(id.metric)}
+	if id.dst.Addr().Is6() && id.metric == metricIPv6 {
+		r.Metric = 0
+	}
+	return r, info.protocol == ownProtocol && id.table == unix.RT_TABLE_MAIN
+}
+
+// owned returns our bridges and routes.
+func (m *mirror) owned() hoststate.State {
+	s := hoststate.State{}
+	m.now(func() {
+		for _, l := range m.links {
+			if l.kind == kindBridge && l.ours() {
+				s.Add(l.bridge())
+			}
+		}
+		for id, info := range m.routes {
+			if r, ours := m.ownRoute(id, info); ours {
+				s.Add(r)
+			}
+		}
+	})
+	return s
+}
+
+// restore lists what brings back the objects that vanish when a link is removed
+// or taken down. There may be more in it than has vanished.
+func (m *mirror) restore(name string) []hoststate.Op {
+	s := hoststate.State{}
+	m.now(func() {
+		index, ok := m.names[name]
+		if !ok {
+			return
+		}
+		for a := range m.addrs {
+			if a.index == index && !a.peer.IsValid() && canCollide(a.prefix) {
+				s.Add(hoststate.Address{Link: name, Prefix: a.prefix})
+			}
+		}
+		for id, info := range m.routes {
+			if r, ours := m.ownRoute(id, info); ours && id.index == index {
+				s.Add(r)
+			}
+		}
+		for port := range m.ports[index] {
+			s.Add(hoststate.Member{Link: m.links[port].name, Bridge: name})
+		}
+	})
+	return Diff(s, nil)
+}
+
+// export is the link as other packages see it.
+func (m *mirror) export(l link) Link {
+	return Link{
+		Index: l.index, Name: l.name, Kind: l.kind, Alias: l.alias, MAC: l.mac, MTU: l.mtu,
+		Master: m.links[l.master].name, Up: l.up,
+	}
+}
+
+// named returns the link of that name.
+func (m *mirror) named(name string) (found Link, ok bool) {
+	m.now(func() {
+		var l link
+		if l, ok = m.links[m.names[name]]; ok {
+			found = m.export(l)
+		}
+	})
+	return found, ok
+}
+
+// portsOf lists the ports of a bridge, sorted by name.
+func (m *mirror) portsOf(bridge string) []Link {
+	var ports []Link
+	m.now(func() {
+		if index, ok := m.names[bridge]; ok {
+			for port := range m.ports[index] {
+				ports = append(ports, m.export(m.links[port]))
+			}
+		}
+	})
+	slices.SortFunc(ports, func(a, b Link) int { return cmp.Compare(a.Name, b.Name) })
+	return ports
+}
+
+// inventory lists everything, in no particular order. Default routes, and for
+// IPv6 what is link-local or multicast, cannot collide with a network and are
+// left out.
+func (m *mirror) inventory() (inv Inventory) {
+	m.now(func() {
+		inv.Links = make([]Link, 0, len(m.links))
+		inv.Addresses = make([]LinkPrefix, 0, len(m.addrs))
+		inv.Routes = make([]LinkPrefix, 0, len(m.routes))
+		for _, l := range m.links {
+			inv.Links = append(inv.Links, m.export(l))
+		}
+		for a := range m.addrs {
+			p := LinkPrefix{Link: m.links[a.index].name, Prefix: a.prefix}
+			if a.peer.IsValid() {
+				// The prefix length belongs to the other end.
+				p.Prefix = netip.PrefixFrom(p.Prefix.Addr(), p.Prefix.Addr().BitLen())
+			}
+			if canCollide(p.Prefix) {
+				inv.Addresses = append(inv.Addresses, p)
+			}
+		}
+		for id := range m.routes {
+			if canCollide(id.dst) {
+				inv.Routes = append(inv.Routes, LinkPrefix{Link: m.links[id.index].name, Prefix: id.dst})
+			}
+		}
+	})
+	return inv
+}
+
+// canCollide reports whether a network could want the same addresses.
+func canCollide(p netip.Prefix) bool {
+	a := p.Addr()
+	return p.Bits() > 0 && (a.Is4() || !a.IsLinkLocalUnicast() && !a.IsMulticast())
+}

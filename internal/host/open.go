@@ -1,0 +1,255 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"viaduct/internal/hoststate"
+)
+
+// Options say how to open a host.
+type Options struct {
+	// Appliers are responsible for kinds that this package knows nothing of,
+	// such as services.
+	Appliers []Applier
+	// Tables are the nftables tables that are ours.
+	Tables []hoststate.TableRef
+	// TableOwner is whether to own them; "" is OwnerAuto.
+	TableOwner OwnerMode
+	// Fault, if set, is called before and after every operation with a name
+	// such as "before bridge create", so that tests can stop the program there.
+	Fault func(point string)
+	// Log takes what cannot be returned; nil discards it.
+	Log *slog.Logger
+}
+
+// OwnerMode says whether to own our nftables tables, so that nobody else can
+// change them.
+type OwnerMode string
+
+// The modes.
+const (
+	OwnerAuto OwnerMode = "auto" // where the kernel can
+	OwnerYes  OwnerMode = "yes"
+	OwnerNo   OwnerMode = "no"
+)
+
+// sequential is an applier that changes one object at a time. It gets its
+// operations one by one, and the host does all the undoing.
+type sequential interface {
+	Applier
+	oneByOne()
+}
+
+// watcher is an applier that tells of changes. An empty slice says that
+// everything may have changed. The channel is closed with the applier.
+type watcher interface {
+	events() <-chan []hoststate.Key
+}
+
+// kernelHost is the Host that the kernel and the given appliers make up.
+type kernelHost struct {
+	byKind  map[hoststate.Kind]Applier
+	all     []Applier
+	rtnl    *rtnl
+	mirror  *mirror
+	changes *changes
+	fault   func(string)
+
+	done  chan struct{}
+	tasks sync.WaitGroup
+	close func() error
+}
+
+// Open observes the host in whose network namespace the process runs.
+func Open(o Options) (Host, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Fault == nil {
+		o.Fault = func(string) {}
+	}
+	h := &kernelHost{
+		byKind: map[hoststate.Kind]Applier{}, rtnl: newRTNL(), changes: newChanges(),
+		fault: o.Fault, done: make(chan struct{}),
+	}
+	var err error
+	if h.mirror, err = newMirror(h.rtnl, h.changes); err != nil {
+		h.rtnl.close()
+		return nil, err
+	}
+	h.all = append([]Applier{&linkApplier{rtnl: h.rtnl, mirror: h.mirror}, sysctlApplier{}}, o.Appliers...)
+	for _, a := range h.all {
+		for _, k := range a.Kinds() {
+			h.byKind[k] = a
+		}
+	}
+	h.close = sync.OnceValue(h.shut)
+	h.start()
+	return h, nil
+}
+
+// start begins to follow changes.
+func (h *kernelHost) start() {
+	h.tasks.Go(h.mirror.follow)
+	h.tasks.Go(func() { h.changes.run(h.done) })
+	for _, a := range h.all {
+		if w, ok := a.(watcher); ok {
+			h.tasks.Go(func() {
+				for keys := range w.events() {
+					h.changes.add(keys...)
+				}
+			})
+		}
+	}
+}
+
+func (h *kernelHost) Close() error { return h.close() }
+
+func (h *kernelHost) shut() error {
+	close(h.done)
+	err := h.mirror.close()
+	for _, a := range h.all {
+		if c, ok := a.(interface {
+			watcher
+			io.Closer
+		}); ok {
+			err = errors.Join(err, c.Close())
+		}
+	}
+	h.tasks.Wait()
+	h.rtnl.close()
+	return err
+}
+
+func (h *kernelHost) Events() <-chan []hoststate.Key { return h.changes.out }
+
+func (h *kernelHost) Observe(keys []hoststate.Key) hoststate.State {
+	byApplier := map[Applier][]hoststate.Key{}
+	for _, k := range keys {
+		if a, ok := h.byKind[k.Kind]; ok {
+			byApplier[a] = append(byApplier[a], k)
+		}
+	}
+	s := hoststate.State{}
+	for a, keys := range byApplier {
+		for k, o := range a.Observe(keys) {
+			s[k] = o
+		}
+	}
+	return s
+}
+
+func (h *kernelHost) Owned() hoststate.State {
+	s := hoststate.State{}
+	for _, a := range h.all {
+		for k, o := range a.Owned() {
+			s[k] = o
+		}
+	}
+	return s
+}
+
+func (h *kernelHost) Inventory() Inventory { return h.mirror.inventory() }
+
+func (h *kernelHost) Link(name string) (Link, bool) { return h.mirror.named(name) }
+
+func (h *kernelHost) Ports(bridge string) []Link { return h.mirror.portsOf(bridge) }
+
+// run is a part of the operations that one applier carries out together.
+type run struct {
+	applier Applier
+	ops     []hoststate.Op
+}
+
+// split divides operations into runs, in order.
+func (h *kernelHost) split(ops []hoststate.Op) ([]run, error) {
+	var runs []run
+	for _, op := range ops {
+		a, ok := h.byKind[op.Key().Kind]
+		if !ok {
+			return nil, &OpError{op, fmt.Errorf("no applier for kind %s", op.Key().Kind)}
+		}
+		_, alone := a.(sequential)
+		if last := len(runs) - 1; !alone && last >= 0 && runs[last].applier == a {
+			runs[last].ops = append(runs[last].ops, op)
+		} else {
+			runs = append(runs, run{a, []hoststate.Op{op}})
+		}
+	}
+	return runs, nil
+}
+
+func (h *kernelHost) Apply(ctx context.Context, ops []hoststate.Op) error {
+	runs, err := h.split(ops)
+	if err != nil {
+		return err
+	}
+	var undo []hoststate.Op // in the order in which to carry it out
+	for _, r := range runs {
+		inverse := h.inverse(r.ops)
+		if err := h.carryOut(ctx, r); err != nil {
+			err.Err = errors.Join(err.Err, h.undo(context.WithoutCancel(ctx), undo))
+			return err
+		}
+		undo = append(inverse, undo...)
+	}
+	return nil
+}
+
+// carryOut carries out one run.
+func (h *kernelHost) carryOut(ctx context.Context, r run) *OpError {
+	h.faults("before", r.ops)
+	err := ctx.Err()
+	if err == nil {
+		err = r.applier.Apply(ctx, r.ops)
+	}
+	var opErr *OpError
+	switch {
+	case err == nil:
+		h.faults("after", r.ops)
+		return nil
+	case errors.As(err, &opErr):
+		return &OpError{opErr.Op, opErr.Err}
+	}
+	return &OpError{r.ops[0], err}
+}
+
+// verbNames name the verbs in fault points.
+var verbNames = [...]string{hoststate.Create: "create", hoststate.Change: "change", hoststate.Delete: "delete"}
+
+func (h *kernelHost) faults(when string, ops []hoststate.Op) {
+	for _, op := range ops {
+		h.fault(when + " " + op.Key().Kind.String() + " " + verbNames[op.Verb])
+	}
+}
+
+// inverse lists what undoes the operations of a run. It is asked before they
+// are carried out, since removing a link or taking it down takes things with it.
+func (h *kernelHost) inverse(ops []hoststate.Op) []hoststate.Op {
+	var inverse []hoststate.Op
+	for _, op := range slices.Backward(ops) {
+		inverse = append(inverse, op.Inverse())
+		if kind := op.Key().Kind; op.Verb == hoststate.Delete &&
+			(kind == hoststate.KindBridge || kind == hoststate.KindLinkUp) {
+			inverse = append(inverse, h.mirror.restore(op.Key().Name)...)
+		}
+	}
+	return inverse
+}
+
+// undo carries out as much of the operations as it can.
+func (h *kernelHost) undo(ctx context.Context, ops []hoststate.Op) error {
+	runs, err := h.split(ops)
+	for _, r := range runs {
+		if e := h.carryOut(ctx, r); e != nil {
+			err = errors.Join(err, fmt.Errorf("undo: %w", e))
+		}
+	}
+	return err
+}
