@@ -28,17 +28,6 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// OwnerMode says whether to own our nftables tables, so that nobody else can
-// change them.
-type OwnerMode string
-
-// The modes.
-const (
-	OwnerAuto OwnerMode = "auto" // where the kernel can
-	OwnerYes  OwnerMode = "yes"
-	OwnerNo   OwnerMode = "no"
-)
-
 // sequential is an applier that changes one object at a time. It gets its
 // operations one by one, and the host does all the undoing.
 type sequential interface {
@@ -83,7 +72,13 @@ func Open(o Options) (Host, error) {
 		h.rtnl.close()
 		return nil, err
 	}
-	h.all = append([]Applier{&linkApplier{rtnl: h.rtnl, mirror: h.mirror}, sysctlApplier{}}, o.Appliers...)
+	nft, err := newNFT(nftOptions{Tables: o.Tables, Owner: o.TableOwner, Log: o.Log})
+	if err != nil {
+		_ = h.mirror.close()
+		h.rtnl.close()
+		return nil, err
+	}
+	h.all = append([]Applier{&linkApplier{rtnl: h.rtnl, mirror: h.mirror}, sysctlApplier{}, nft}, o.Appliers...)
 	for _, a := range h.all {
 		for _, k := range a.Kinds() {
 			h.byKind[k] = a

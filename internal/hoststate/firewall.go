@@ -139,9 +139,9 @@ func (s Set) Text() string {
 	if s.Verdicts {
 		word, suffix = "map", " : verdict"
 	}
-	out := fmt.Sprintf("%s %s %s { type %s%s", word, s.Table, s.Name, strings.Join(types, " . "), suffix)
+	out := fmt.Sprintf("%s %s %s { type %s%s;", word, s.Table, s.Name, strings.Join(types, " . "), suffix)
 	if s.Dynamic {
-		out += fmt.Sprintf("; flags dynamic,timeout; timeout %ds;", s.TimeoutSeconds)
+		out += fmt.Sprintf(" flags dynamic,timeout; timeout %ds;", s.TimeoutSeconds)
 	}
 	return out + " }"
 }

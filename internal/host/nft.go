@@ -1,0 +1,170 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/google/nftables"
+
+	"viaduct/internal/hoststate"
+)
+
+// nftOptions say how to open the firewall.
+type nftOptions struct {
+	// Tables are the tables that are ours.
+	Tables []hoststate.TableRef
+	Owner  OwnerMode
+	// Socket is the socket of a predecessor that still owns the tables, as
+	// kept by a service manager (see Socket). Nil opens a new one.
+	Socket *os.File
+	Log    *slog.Logger
+}
+
+// nftApplier is the host's firewall: the objects in our nftables tables.
+// It keeps a mirror of them, writes to the kernel from one goroutine over one
+// lasting socket, and hears from another socket what others change.
+type nftApplier struct {
+	names    []hoststate.TableRef
+	log      *slog.Logger
+	newTable nftables.TableFlags // the flags of tables that are created
+
+	socket  *nftSocket // the writer's, once it runs
+	mirror  *nftMirror
+	monitor *os.File
+	dirty   *dirtyTables
+	changes *changes
+
+	requests chan *nftRequest
+	done     chan struct{}
+	tasks    sync.WaitGroup
+	close    func() error
+}
+
+// newNFT observes our tables and makes them its own as the mode says. That
+// writes nothing but the claim to tables that a predecessor left ownerless, or
+// with OwnerYes their replacement.
+func newNFT(o nftOptions) (*nftApplier, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	socket, err := openNFTSocket(o.Socket)
+	if err != nil {
+		return nil, err
+	}
+	a := &nftApplier{
+		names: slices.Clone(o.Tables), log: o.Log, socket: socket,
+		mirror:   &nftMirror{port: socket.port, objects: hoststate.State{}},
+		dirty:    newDirtyTables(),
+		changes:  newChanges(),
+		requests: make(chan *nftRequest),
+		done:     make(chan struct{}),
+	}
+	// Listening before looking misses nothing.
+	if a.monitor, err = openNFTMonitor(socket.port); err == nil {
+		if err = a.takeOver(o.Owner); err != nil {
+			_ = a.monitor.Close()
+		}
+	}
+	if err != nil {
+		_ = socket.close()
+		return nil, err
+	}
+	a.close = sync.OnceValue(a.shut)
+	a.tasks.Go(a.write)
+	a.tasks.Go(a.watch)
+	a.tasks.Go(func() { a.changes.run(a.done) })
+	return a, nil
+}
+
+// takeOver reads our tables and settles whose they are.
+func (a *nftApplier) takeOver(mode OwnerMode) error {
+	if err := a.checkOwners(); err != nil {
+		return err
+	}
+	if mode == OwnerNo {
+		return nil
+	}
+	supported, err := a.socket.ownerSupported()
+	switch {
+	case err != nil:
+		return err
+	case !supported && mode == OwnerYes:
+		return errOwnerUnsupported
+	case !supported:
+		a.log.Info("nftables tables are open to others", "reason", errOwnerUnsupported)
+		return nil
+	}
+	a.newTable = owned
+	if err := a.claim(); err != nil {
+		return err
+	}
+	if mode == OwnerYes {
+		return a.replaceUnowned()
+	}
+	return nil
+}
+
+// Kinds implements Applier.
+func (a *nftApplier) Kinds() []hoststate.Kind {
+	return []hoststate.Kind{hoststate.KindTable, hoststate.KindSet, hoststate.KindChain, hoststate.KindElement}
+}
+
+// Observe implements Applier, from the mirror.
+func (a *nftApplier) Observe(keys []hoststate.Key) hoststate.State { return a.mirror.observe(keys) }
+
+// Owned implements Applier: all that is in our tables, whoever put it there.
+func (a *nftApplier) Owned() hoststate.State { return a.mirror.all() }
+
+// Apply implements Applier. The operations are part of one transaction of the
+// kernel, in which others may take part. Their order does not matter.
+func (a *nftApplier) Apply(ctx context.Context, ops []hoststate.Op) error {
+	if len(ops) == 0 {
+		return nil
+	}
+	r := &nftRequest{ops: ops, reply: make(chan error, 1)}
+	select {
+	case a.requests <- r:
+		return <-r.reply
+	case <-ctx.Done():
+		return &OpError{ops[0], ctx.Err()}
+	case <-a.done:
+		return &OpError{ops[0], errClosed}
+	}
+}
+
+// events tells what others have changed. It is closed with the applier.
+func (a *nftApplier) events() <-chan []hoststate.Key { return a.changes.out }
+
+// contents lists the operations that put back what deleting a table takes with
+// it, in the order in which to carry them out.
+func (a *nftApplier) contents(t hoststate.TableRef) []hoststate.Op {
+	var ops []hoststate.Op
+	all := a.mirror.all()
+	for _, k := range all.Keys() {
+		if o := all[k]; k.Kind != hoststate.KindTable && tableOf(o) == t {
+			ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: o})
+		}
+	}
+	return ops
+}
+
+// Close stops observing. The tables stay, without an owner but for the
+// sockets that others hold.
+func (a *nftApplier) Close() error { return a.close() }
+
+func (a *nftApplier) shut() error {
+	close(a.done)
+	err := a.monitor.Close()
+	a.tasks.Wait()
+	return errors.Join(err, a.socket.close())
+}
+
+// Socket is another handle on the socket that owns our tables. Whoever holds
+// it when this process ends, such as systemd's store of file descriptors,
+// keeps the tables owned, and the next process takes them over by
+// nftOptions.Socket without a write.
+func (a *nftApplier) Socket() (*os.File, error) { return a.socket.file() }

@@ -1,0 +1,375 @@
+package host
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// nftSocket is a netlink socket to nf_tables. Its port id is what the kernel
+// knows the owner of a table by, so it lasts as long as the process, or longer
+// in the hands of a service manager. One goroutine uses it at a time.
+//
+// The batches are put together here and not by the nftables library's Conn:
+// that one asks the kernel to repeat every rule, and tells only the first of
+// several errors without the message it belongs to.
+type nftSocket struct {
+	fd      int
+	port    uint32
+	seq     uint32
+	sendbuf int
+	buf     []byte
+}
+
+// nftMessage is one nf_tables request inside a batch, or the request for a dump.
+type nftMessage struct {
+	typ    uint16 // NFT_MSG_*
+	flags  uint16 // NLM_F_*, besides NLM_F_REQUEST
+	family uint8
+	attrs  attrs
+}
+
+const (
+	nlHeaderLen  = unix.NLMSG_HDRLEN
+	nfHeaderLen  = 4  // struct nfgenmsg
+	nlErrorLen   = 4  // the errno before the header of the message in question
+	nftReadBytes = 64 // KiB; the kernel sends at most 32 KiB at a time
+)
+
+// openNFTSocket opens a socket to nf_tables, or goes on with an inherited one.
+func openNFTSocket(inherited *os.File) (*nftSocket, error) {
+	s := &nftSocket{buf: make([]byte, nftReadBytes<<10), sendbuf: 1 << 20}
+	var err error
+	if inherited == nil {
+		s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	} else {
+		s.fd, err = unix.FcntlInt(inherited.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open nf_tables socket: %w", err)
+	}
+	if err := s.prepare(inherited != nil); err != nil {
+		_ = unix.Close(s.fd)
+		return nil, fmt.Errorf("open nf_tables socket: %w", err)
+	}
+	return s, nil
+}
+
+func (s *nftSocket) prepare(inherited bool) error {
+	if inherited {
+		if err := unix.SetNonblock(s.fd, true); err != nil {
+			return err
+		}
+	} else if err := unix.Bind(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	name, err := unix.Getsockname(s.fd)
+	if err != nil {
+		return err
+	}
+	addr, ok := name.(*unix.SockaddrNetlink)
+	if !ok {
+		return fmt.Errorf("not a netlink socket: %T", name)
+	}
+	s.port = addr.Pid
+	// Room for the errors of a large batch. Errors of the kernel's messages are
+	// short with CAP_ACK, and explained with EXT_ACK; older kernels lack both.
+	_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
+	_ = unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	_ = unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
+	_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, s.sendbuf)
+	// What an earlier process was told and did not read is not for us.
+	return s.receive(func(nlMessage) error { return nil })
+}
+
+func (s *nftSocket) close() error { return unix.Close(s.fd) }
+
+// nftRefusal is the kernel's error for one message of a batch.
+type nftRefusal struct {
+	errno unix.Errno
+	hint  string // the kernel's own words, often empty
+}
+
+// commit sends messages as one transaction. It returns what the kernel refused
+// by index into msgs; if that is not empty, nothing has changed. An error says
+// that the transaction failed for no message in particular.
+func (s *nftSocket) commit(msgs []nftMessage) (map[int]nftRefusal, error) {
+	if len(msgs) == 0 {
+		return nil, nil
+	}
+	first := s.seq + 1
+	size := 2 * (nlHeaderLen + nfHeaderLen)
+	for _, m := range msgs {
+		size += nlHeaderLen + nfHeaderLen + len(m.attrs)
+	}
+	b := s.appendHeader(make([]byte, 0, size), unix.NFNL_MSG_BATCH_BEGIN, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0)
+	for _, m := range msgs {
+		b = s.appendMessage(b, m)
+	}
+	b = s.appendHeader(b, unix.NFNL_MSG_BATCH_END, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0)
+	if err := s.send(b); err != nil {
+		return nil, err
+	}
+	refused := map[int]nftRefusal{}
+	var whole error
+	// The kernel has done the batch when send returns, and queued its errors.
+	err := s.receive(func(m nlMessage) error {
+		r, failed := m.refusal()
+		if !failed {
+			return nil
+		}
+		if i := int(int32(m.seq-first)) - 1; i >= 0 && i < len(msgs) {
+			if _, known := refused[i]; !known {
+				refused[i] = r
+			}
+		} else {
+			whole = r.err()
+		}
+		return nil
+	})
+	return refused, errors.Join(whole, err)
+}
+
+// maxNFTDumps is how often an interrupted dump is begun again.
+const maxNFTDumps = 50
+
+// dump lists what req asks for. An interrupted dump is begun again, so collect
+// is called for a fresh start with a nil body first.
+func (s *nftSocket) dump(req nftMessage, collect func(family uint8, body []byte)) error {
+	for range maxNFTDumps {
+		collect(0, nil)
+		done, interrupted := false, false
+		req.flags |= unix.NLM_F_DUMP
+		if err := s.send(s.appendMessage(nil, req)); err != nil {
+			return err
+		}
+		err := s.receive(func(m nlMessage) error {
+			if m.seq != s.seq {
+				return nil
+			}
+			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+			r, failed := m.refusal()
+			switch {
+			case failed && r.errno == unix.EINTR:
+				done, interrupted = true, true
+			case failed && r.errno == unix.ENOENT:
+				done = true // the table is gone
+			case failed:
+				return r.err()
+			case m.typ == unix.NLMSG_DONE:
+				done = true
+			case len(m.body) >= nfHeaderLen:
+				collect(m.body[0], m.body[nfHeaderLen:])
+			}
+			return nil
+		})
+		if err == nil && !done {
+			err = errors.New("the kernel ended the list early")
+		}
+		if err != nil {
+			return fmt.Errorf("list nftables: %w", err)
+		}
+		if !interrupted {
+			return nil
+		}
+	}
+	return fmt.Errorf("list nftables: interrupted %d times by changes", maxNFTDumps)
+}
+
+func (s *nftSocket) appendMessage(b []byte, m nftMessage) []byte {
+	b = s.appendHeader(b, unix.NFNL_SUBSYS_NFTABLES<<8|m.typ, m.flags, m.family, 0, len(m.attrs))
+	return append(b, m.attrs...)
+}
+
+// appendHeader appends a netlink and an nfnetlink header. resource is 0 but in
+// the frame of a batch.
+func (s *nftSocket) appendHeader(b []byte, typ, flags uint16, family uint8, resource uint16, attrs int) []byte {
+	s.seq++
+	b = binary.NativeEndian.AppendUint32(b, uint32(nlHeaderLen+nfHeaderLen+attrs))
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
+	b = binary.NativeEndian.AppendUint32(b, s.seq)
+	b = binary.NativeEndian.AppendUint32(b, s.port)
+	b = append(b, family, unix.NFNETLINK_V0)
+	return binary.BigEndian.AppendUint16(b, resource)
+}
+
+func (s *nftSocket) send(b []byte) error {
+	if need := len(b) + 4096; need > s.sendbuf {
+		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, need); err != nil {
+			return fmt.Errorf("make room for a batch of %d bytes: %w", len(b), err)
+		}
+		s.sendbuf = need
+	}
+	for {
+		err := unix.Sendto(s.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if err != unix.EINTR {
+			return os.NewSyscallError("send to nf_tables", err)
+		}
+	}
+}
+
+// receive reads what is queued on the socket.
+func (s *nftSocket) receive(f func(nlMessage) error) error {
+	var first error
+	for {
+		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
+		switch err {
+		case nil:
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return first
+		default:
+			return errors.Join(first, os.NewSyscallError("receive from nf_tables", err))
+		}
+		for m := range nlMessages(s.buf[:n]) {
+			if err := f(m); err != nil && first == nil {
+				first = err
+			}
+		}
+	}
+}
+
+// nlMessage is a netlink message as received.
+type nlMessage struct {
+	typ, flags uint16
+	seq, port  uint32
+	body       []byte
+}
+
+// nlMessages splits what was received in one read. It ends at what is malformed.
+func nlMessages(b []byte) iter.Seq[nlMessage] {
+	return func(yield func(nlMessage) bool) {
+		for len(b) >= nlHeaderLen {
+			size := int(binary.NativeEndian.Uint32(b))
+			if size < nlHeaderLen || size > len(b) {
+				return
+			}
+			m := nlMessage{
+				typ:   binary.NativeEndian.Uint16(b[4:]),
+				flags: binary.NativeEndian.Uint16(b[6:]),
+				seq:   binary.NativeEndian.Uint32(b[8:]),
+				port:  binary.NativeEndian.Uint32(b[12:]),
+				body:  b[nlHeaderLen:size],
+			}
+			if !yield(m) {
+				return
+			}
+			b = b[min(nlAlign(size), len(b)):]
+		}
+	}
+}
+
+// refusal is the error that the message carries, if it is one.
+func (m nlMessage) refusal() (nftRefusal, bool) {
+	if (m.typ != unix.NLMSG_ERROR && m.typ != unix.NLMSG_DONE) || len(m.body) < nlErrorLen {
+		return nftRefusal{}, false
+	}
+	errno := -int32(binary.NativeEndian.Uint32(m.body))
+	if errno == 0 {
+		return nftRefusal{}, false
+	}
+	r := nftRefusal{errno: unix.Errno(errno)}
+	if skip := nlErrorLen + nlHeaderLen; m.flags&unix.NLM_F_ACK_TLVS != 0 && m.flags&unix.NLM_F_CAPPED != 0 && len(m.body) > skip {
+		for typ, v := range eachAttr(m.body[skip:]) {
+			if typ == unix.NLMSGERR_ATTR_MSG {
+				r.hint = cString(v)
+			}
+		}
+	}
+	return r, true
+}
+
+func (r nftRefusal) err() error {
+	if r.hint != "" {
+		return fmt.Errorf("%w (%s)", r.errno, r.hint)
+	}
+	return r.errno
+}
+
+func nlAlign(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
+
+// attrs are netlink attributes as they are sent. Numbers are big endian, as
+// everywhere in nf_tables.
+type attrs []byte
+
+func (a *attrs) bytes(typ uint16, v []byte) {
+	b := binary.NativeEndian.AppendUint16(*a, uint16(unix.SizeofNlAttr+len(v)))
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = append(b, v...)
+	*a = append(b, make([]byte, nlAlign(len(b))-len(b))...)
+}
+
+func (a *attrs) str(typ uint16, v string) { a.bytes(typ, append([]byte(v), 0)) }
+
+func (a *attrs) u32(typ uint16, v uint32) { a.bytes(typ, binary.BigEndian.AppendUint32(nil, v)) }
+
+func (a *attrs) u64(typ uint16, v uint64) { a.bytes(typ, binary.BigEndian.AppendUint64(nil, v)) }
+
+func (a *attrs) nest(typ uint16, f func(*attrs)) {
+	var inner attrs
+	f(&inner)
+	a.bytes(typ|unix.NLA_F_NESTED, inner)
+}
+
+// eachAttr lists attributes as received. It ends at what is malformed.
+func eachAttr(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofNlAttr {
+			size := int(binary.NativeEndian.Uint16(b))
+			if size < unix.SizeofNlAttr || size > len(b) {
+				return
+			}
+			typ := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+			if !yield(typ, b[unix.SizeofNlAttr:size]) {
+				return
+			}
+			b = b[min(nlAlign(size), len(b)):]
+		}
+	}
+}
+
+// attrIn returns the first attribute of the given type, or nil.
+func attrIn(b []byte, want uint16) []byte {
+	for typ, v := range eachAttr(b) {
+		if typ == want {
+			return v
+		}
+	}
+	return nil
+}
+
+// u32In returns the number in the attribute of the given type, or 0.
+func u32In(b []byte, want uint16) uint32 {
+	if v := attrIn(b, want); len(v) >= 4 {
+		return binary.BigEndian.Uint32(v)
+	}
+	return 0
+}
+
+// strIn returns the text in the attribute of the given type, or "".
+func strIn(b []byte, want uint16) string { return cString(attrIn(b, want)) }
+
+// cString is the text up to the first NUL.
+func cString(b []byte) string {
+	for i, c := range b {
+		if c == 0 {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}
+
+// file is another handle on the socket.
+func (s *nftSocket) file() (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(s.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("share nf_tables socket: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "nf_tables"), nil
+}
