@@ -1,0 +1,202 @@
+package host
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Filter says which of the frames that a link receives are wanted. The kernel
+// applies it, so that others do not wake us.
+type Filter struct {
+	etherType uint16
+	program   []bpf.Instruction
+}
+
+// Offsets in an Ethernet frame without a VLAN tag that carries IPv4 or ARP.
+const (
+	offEtherType = 12
+	offIPv4      = 14
+	offFragment  = offIPv4 + 6 // flags and fragment offset
+	offIPv4Proto = offIPv4 + 9
+	offARPOp     = 14 + 6
+)
+
+// DHCP4Server passes what DHCPv4 clients send to servers: IPv4 datagrams, whole
+// ones, to UDP port 67.
+var DHCP4Server = Filter{unix.ETH_P_IP, []bpf.Instruction{
+	bpf.LoadExtension{Num: bpf.ExtType},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 10},
+	bpf.LoadAbsolute{Off: offEtherType, Size: 2},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IP, SkipTrue: 8},
+	bpf.LoadAbsolute{Off: offIPv4Proto, Size: 1},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: 6},
+	bpf.LoadAbsolute{Off: offFragment, Size: 2},
+	bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x3fff, SkipTrue: 4}, // more fragments, or not the first
+	bpf.LoadMemShift{Off: offIPv4},
+	bpf.LoadIndirect{Off: offIPv4 + 2, Size: 2}, // the destination port
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 67, SkipTrue: 1},
+	bpf.RetConstant{Val: maxFrame},
+	bpf.RetConstant{Val: 0},
+}}
+
+// ARPReplies passes the answers to ARP requests.
+var ARPReplies = Filter{unix.ETH_P_ARP, []bpf.Instruction{
+	bpf.LoadExtension{Num: bpf.ExtType},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 5},
+	bpf.LoadAbsolute{Off: offEtherType, Size: 2},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_ARP, SkipTrue: 3},
+	bpf.LoadAbsolute{Off: offARPOp, Size: 2},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 2, SkipTrue: 1}, // a reply, RFC 826
+	bpf.RetConstant{Val: maxFrame},
+	bpf.RetConstant{Val: 0},
+}}
+
+const (
+	// maxFrame is how many bytes of a frame are of interest.
+	maxFrame = 1 << 16
+	// frameQueue is how many bytes of frames the kernel may hold for us.
+	frameQueue = 256 << 10
+)
+
+// FrameConn sends and receives whole Ethernet frames on one link.
+type FrameConn struct {
+	file *os.File
+	link net.Interface
+}
+
+// OpenFrames opens a connection to the link called ifname for the frames that
+// pass the filter. Frames of any kind can be sent.
+func OpenFrames(ifname string, filter Filter) (*FrameConn, error) {
+	link, err := net.InterfaceByName(ifname)
+	if err != nil {
+		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
+	}
+	program, err := bpf.Assemble(filter.program)
+	if err != nil {
+		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
+	}
+	// Protocol 0 receives nothing until the filter is there.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
+	}
+	if err := bindFrames(fd, link.Index, filter.etherType, program); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
+	}
+	return &FrameConn{file: os.NewFile(uintptr(fd), "frames of "+ifname), link: *link}, nil
+}
+
+func bindFrames(fd, index int, etherType uint16, program []bpf.RawInstruction) error {
+	code := make([]unix.SockFilter, len(program))
+	for i, p := range program {
+		code[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
+	}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}); err != nil {
+		return os.NewSyscallError("attach filter", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, frameQueue); err != nil {
+		return os.NewSyscallError("set receive buffer", err)
+	}
+	return os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(etherType), Ifindex: index}))
+}
+
+// networkOrder is v as a number whose bytes in memory are in network order.
+func networkOrder(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
+
+// ReadFrame waits for a frame and returns its length. What does not fit into
+// buf is cut off. While the link is down it waits; when the link is gone it
+// fails with ENODEV, after Close with os.ErrClosed, after the deadline with
+// os.ErrDeadlineExceeded.
+func (c *FrameConn) ReadFrame(buf []byte) (int, error) {
+	for {
+		n, err := c.file.Read(buf)
+		switch {
+		case err == nil:
+			return n, nil
+		case !errors.Is(err, unix.ENETDOWN):
+			return 0, err
+		}
+		// The link went down or away, which is told once.
+		if index, err := c.boundTo(); err != nil {
+			return 0, err
+		} else if index != c.link.Index {
+			return 0, fmt.Errorf("read %s: %w", c.file.Name(), unix.ENODEV)
+		}
+	}
+}
+
+// boundTo is the index of the link that the kernel has the socket bound to; it
+// forgets a link that goes away.
+func (c *FrameConn) boundTo() (index int, err error) {
+	raw, err := c.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	ctrlErr := raw.Control(func(fd uintptr) {
+		var sa unix.Sockaddr
+		if sa, err = unix.Getsockname(int(fd)); err != nil {
+			return
+		}
+		if ll, ok := sa.(*unix.SockaddrLinklayer); ok {
+			index = ll.Ifindex
+		}
+	})
+	return index, errors.Join(ctrlErr, err)
+}
+
+// WriteFrame sends a frame, headers included.
+func (c *FrameConn) WriteFrame(frame []byte) error {
+	_, err := c.file.Write(frame)
+	return err
+}
+
+// HardwareAddr is the link's Ethernet address when the connection was opened.
+func (c *FrameConn) HardwareAddr() net.HardwareAddr { return c.link.HardwareAddr }
+
+// LinkIndex is the link's index.
+func (c *FrameConn) LinkIndex() int { return c.link.Index }
+
+// SetReadDeadline makes reads fail that wait beyond t; the zero time lets them wait.
+func (c *FrameConn) SetReadDeadline(t time.Time) error { return c.file.SetReadDeadline(t) }
+
+// closers limits how many threads wait for the kernel to close packet sockets.
+var closers = make(chan struct{}, 16)
+
+// Close ends waiting reads at once. The kernel closes a packet socket only
+// after an RCU grace period of some 10 ms, which happens in the background: a
+// second descriptor keeps the socket open meanwhile, or else the last of our
+// reads to end would be the one that waits.
+func (c *FrameConn) Close() error {
+	raw, err := c.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	second := -1
+	if err := raw.Control(func(fd uintptr) {
+		if n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			second = n
+		}
+	}); err != nil {
+		return err
+	}
+	err = c.file.Close()
+	if second >= 0 {
+		go func() {
+			closers <- struct{}{}
+			_ = unix.Close(second)
+			<-closers
+		}()
+	}
+	return err
+}
