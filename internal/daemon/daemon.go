@@ -40,8 +40,10 @@ type Config struct {
 	LibvirtDirs []string
 	// NoDefault leaves out the default network at the first start.
 	NoDefault bool
-	Doors     []Door
-	Log       *slog.Logger
+	// UnsafeNoSync leaves leases unsynced, see store.JournalOptions.
+	UnsafeNoSync bool
+	Doors        []Door
+	Log          *slog.Logger
 }
 
 // Door is a way in to the engine: a protocol on one or more Unix sockets.
@@ -81,7 +83,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer st.Close()
-	journal, held, err := st.OpenLeases()
+	journal, held, err := st.OpenLeases(store.JournalOptions{UnsafeNoSync: c.UnsafeNoSync})
 	if err != nil {
 		return err
 	}
@@ -102,7 +104,7 @@ func Run(ctx context.Context, c Config) error {
 
 	e := engine.New(engine.Options{
 		Host: h, Store: st, Leases: table, Log: c.Log,
-		DNSPort: dnsPort(c.Log),
+		DNSPort: choosesDNSPort(c.Log),
 		NoIPv6:  !exists("/proc/sys/net/ipv6"),
 		Foreign: libvirtNetworks(c.LibvirtDirs),
 		Default: !c.NoDefault,

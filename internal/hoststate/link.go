@@ -137,11 +137,13 @@ type Member struct {
 	Bridge string
 }
 
-// MemberKey names the bridge membership of the link called name.
-func MemberKey(name string) Key { return Key{KindMember, name} }
+// MemberKey names the membership of a link in a bridge. A link that is in
+// another bridge is another object: we never take a link out of a bridge that
+// is not ours.
+func MemberKey(link, bridge string) Key { return Key{KindMember, link + " " + bridge} }
 
 // Key implements Object.
-func (m Member) Key() Key { return MemberKey(m.Link) }
+func (m Member) Key() Key { return MemberKey(m.Link, m.Bridge) }
 
 // Text implements Object.
 func (m Member) Text() string { return fmt.Sprintf("port %s of bridge %s", m.Link, m.Bridge) }

@@ -18,9 +18,6 @@ const (
 	ServiceDNS   = "dns"
 )
 
-// defaultLease is what guests get where the definition names no time.
-const defaultLease = time.Hour
-
 // ServesDNS reports whether the network offers name resolution to its guests.
 func ServesDNS(n *netdef.Network) bool {
 	return n.DNS.Enable != netdef.No && len(subnets(n)) > 0
@@ -49,7 +46,7 @@ func addServices(f *Fragment, n *netdef.Network, facts Facts) {
 
 func dhcp4Config(n *netdef.Network, ip netdef.IP) dhcp4.Config {
 	c := dhcp4.Config{
-		Network: n.UUID, Name: n.Name, Bridge: n.Bridge.Name, Address: ip.Prefix(), Lease: defaultLease,
+		Network: n.UUID, Name: n.Name, Bridge: n.Bridge.Name, Address: ip.Prefix(),
 		Domain: n.Domain.Name, MTU: n.MTU, BootFile: ip.BootFile,
 	}
 	if n.Domain.Name != "" {
@@ -102,6 +99,8 @@ func dnsConfig(n *netdef.Network, facts Facts) dns.Config {
 		ForwardPlainNames: n.DNS.ForwardPlainNames != netdef.No,
 		Isolated:          n.Forward.Mode == netdef.ModeNone,
 		Clients:           subnets(n),
+		TXTs:              n.DNS.TXTs,
+		SRVs:              n.DNS.SRVs,
 	}
 	for _, ip := range n.IPs {
 		c.Listen = append(c.Listen, netip.AddrPortFrom(ip.Address, facts.DNSPort))
@@ -127,12 +126,6 @@ func dnsConfig(n *netdef.Network, facts Facts) dns.Config {
 			out.Addr = netip.AddrPortFrom(fw.Addr, port)
 		}
 		c.Forwarders = append(c.Forwarders, out)
-	}
-	for _, t := range n.DNS.TXTs {
-		c.TXTs = append(c.TXTs, dns.TXT(t))
-	}
-	for _, s := range n.DNS.SRVs {
-		c.SRVs = append(c.SRVs, dns.SRV(s))
 	}
 	return c
 }

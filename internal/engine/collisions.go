@@ -4,7 +4,6 @@ import (
 	"net/netip"
 
 	"viaduct/internal/host"
-	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 )
