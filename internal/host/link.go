@@ -322,7 +322,7 @@ func addressBody(index int, p netip.Prefix) ([]byte, error) {
 // broadcast is the last address of an IPv4 prefix.
 func broadcast(p netip.Prefix) netip.Addr {
 	a := p.Addr().As4()
-	v := binary.BigEndian.Uint32(a[:]) | 1<<(32-p.Bits()) - 1
+	v := binary.BigEndian.Uint32(a[:]) | (1<<(32-p.Bits()) - 1)
 	binary.BigEndian.PutUint32(a[:], v)
 	return netip.AddrFrom4(a)
 }
