@@ -1,0 +1,365 @@
+package dhcp4
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/netdef"
+)
+
+// FrameConn sends and receives whole Ethernet frames on one device. Reading,
+// writing and closing may happen at the same time; nobody reads or writes twice
+// at a time.
+type FrameConn interface {
+	// ReadFrame waits for a frame and returns its length. After Close it fails
+	// with an error that is os.ErrClosed or net.ErrClosed.
+	ReadFrame(buf []byte) (int, error)
+	WriteFrame(frame []byte) error
+	// HardwareAddr is the device's own address.
+	HardwareAddr() net.HardwareAddr
+	Close() error
+}
+
+// Deps are what a server works with.
+type Deps struct {
+	// Frames are the IPv4 frames of the bridge; the server closes it.
+	Frames FrameConn
+	// Prober may be nil: then addresses are offered without asking.
+	Prober Prober
+	Leases *leases.Table
+	Now    func() time.Time
+	Log    *slog.Logger
+}
+
+const (
+	// maxInFlight bounds the leases that are on their way to the disk. What
+	// comes then is not answered; clients ask again.
+	maxInFlight = 256
+	// maxConflicts is how many addresses in use by others are tried for one DISCOVER.
+	maxConflicts = 8
+	// maxFrame is more than any frame with a DHCP message for us.
+	maxFrame = 2048
+)
+
+// Server is a running DHCP server.
+type Server struct {
+	deps Deps
+	log  *throttle
+
+	mu       sync.Mutex
+	pool     *pool
+	inFlight int
+	closed   bool
+
+	// durable carries ACKs whose lease is on disk. It has room for all in flight.
+	durable chan reply
+	quit    chan struct{}
+	running sync.WaitGroup
+
+	writing sync.Mutex
+	frame   []byte // what is written
+}
+
+// reply is a message to be sent, as it was decided on.
+type reply struct {
+	settings *settings
+	to       *message
+	verdict  verdict
+	err      error // why the lease is not on disk
+}
+
+// Start starts a server. It owns deps.Frames also if it fails.
+func Start(c Config, deps Deps) (*Server, error) {
+	settings, err := newSettings(c)
+	if err != nil {
+		deps.Frames.Close()
+		return nil, err
+	}
+	s := &Server{
+		deps: deps, log: newThrottle(deps.Log.With("network", c.Name), deps.Now),
+		pool:    newPool(settings, deps.Leases, deps.Now()),
+		durable: make(chan reply, maxInFlight), quit: make(chan struct{}),
+	}
+	deps.Leases.ReserveNames(settings.reserved)
+	s.running.Go(s.listen)
+	s.running.Go(s.confirm)
+	return s, nil
+}
+
+// Reconfigure changes to another configuration of the same network and bridge.
+// Leases, offers and quarantined addresses stay. On error nothing changes.
+func (s *Server) Reconfigure(c Config) error {
+	settings, err := newSettings(c)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.pool.Config; c.Network != old.Network || c.Bridge != old.Bridge {
+		return fmt.Errorf("configure dhcp4 of network %q: network or bridge cannot change while it runs", c.Name)
+	}
+	s.deps.Leases.ReserveNames(settings.reserved)
+	fresh := newPool(settings, s.deps.Leases, s.deps.Now())
+	fresh.inherit(s.pool)
+	s.pool = fresh
+	return nil
+}
+
+// Close stops the server. Leases that are not on disk yet are not confirmed
+// any more; their clients ask again.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	close(s.quit)
+	err := s.deps.Frames.Close()
+	s.running.Wait()
+	return err
+}
+
+func (s *Server) listen() {
+	if err := readFrames(s.deps.Frames, make([]byte, maxFrame), s.receive); err != nil {
+		s.deps.Log.Error("dhcp server is deaf", "network", s.name(), "error", err)
+	}
+}
+
+func (s *Server) name() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pool.Name
+}
+
+// maxReadFailures in a row mean that a connection will not recover.
+const maxReadFailures = 64
+
+// readFrames hands every frame to handle until the connection is closed. Other errors
+// pass: a device that goes down says so once, and comes back silently.
+func readFrames(conn FrameConn, buf []byte, handle func([]byte)) error {
+	failures := 0
+	for {
+		n, err := conn.ReadFrame(buf)
+		switch {
+		case err == nil:
+			failures = 0
+			handle(buf[:n])
+		case errors.Is(err, os.ErrClosed), errors.Is(err, net.ErrClosed):
+			return nil
+		default:
+			if failures++; failures > maxReadFailures {
+				return err
+			}
+		}
+	}
+}
+
+// receive handles one frame.
+func (s *Server) receive(frame []byte) {
+	d, err := parseFrame(frame)
+	own := netdef.MAC(s.deps.Frames.HardwareAddr())
+	if err != nil || d.srcMAC == own || d.dstMAC != own && d.dstMAC != broadcastMAC {
+		return
+	}
+	m, err := parseMessage(d.payload)
+	if err != nil {
+		s.log.say(slog.LevelDebug, "dhcp message ignored", "mac", d.srcMAC, "error", err)
+		return
+	}
+	m.from = d.srcMAC
+
+	s.mu.Lock()
+	server := s.pool.server
+	if to := d.dst.Addr(); to != server && to != broadcastAddr && to != broadcast(s.pool.Address) {
+		s.mu.Unlock()
+		return
+	}
+	now := s.deps.Now()
+	s.pool.expire(now)
+	r, do := s.carryOut(m, decide(s.pool, m, now), now)
+	s.mu.Unlock()
+	s.follow(r, do, 0)
+}
+
+// next is what follows a verdict once the lock is given back.
+type next uint8
+
+const (
+	goOn  next = iota // nothing now
+	send              // send the reply
+	probe             // probe the address that the reply would offer
+)
+
+func (s *Server) follow(r reply, do next, conflicts int) {
+	switch do {
+	case send:
+		s.send(r)
+	case probe:
+		s.deps.Prober.Probe(r.verdict.addr, func(by netdef.MAC) { s.probed(r, by, conflicts) })
+	}
+}
+
+// carryOut does what was decided, except what needs no lock: that it returns.
+// The caller holds the lock.
+func (s *Server) carryOut(m *message, v verdict, now time.Time) (reply, next) {
+	if s.deps.Log.Enabled(context.Background(), slog.LevelDebug) {
+		s.deps.Log.Debug("dhcp", "network", s.pool.Name, "client", m.mac, "message", m.kind, "verdict", v)
+	}
+	r := reply{settings: s.pool.settings, to: m, verdict: v}
+	switch v.action {
+	case actOffer:
+		return r, s.offer(m, v, now)
+	case actAck:
+		s.commit(r, now)
+	case actNak:
+		s.log.say(slog.LevelInfo, "dhcp request refused", "mac", m.mac, "address", v.addr, "reason", v.why)
+		return r, send
+	case actInform:
+		return r, send
+	case actWithdraw:
+		s.pool.withdraw(s.pool.offerTo[m.key])
+	case actRelease:
+		s.release(v.addr, now)
+	case actQuarantine:
+		s.deps.Leases.Remove(v.addr, s.logFailure)
+		s.conflict(v.addr, m.mac, v.why, now)
+	case actNothing:
+		if v.why == whyExhausted {
+			s.log.say(slog.LevelWarn, "dhcp has no free address", "mac", m.mac)
+		}
+	}
+	return reply{}, goOn
+}
+
+// offer keeps the address for the client.
+func (s *Server) offer(m *message, v verdict, now time.Time) next {
+	if !v.probe || s.deps.Prober == nil {
+		s.pool.offer(v.addr, m.key, now).ready = true
+		return send
+	}
+	if h := s.pool.offerTo[m.key]; h != nil && h.addr == v.addr {
+		return goOn // it is being probed, and the offer goes out when that is done
+	}
+	s.pool.offer(v.addr, m.key, now)
+	return probe
+}
+
+// probed goes on with an offer when the address has been probed.
+func (s *Server) probed(r reply, by netdef.MAC, conflicts int) {
+	m, addr := r.to, r.verdict.addr
+	s.mu.Lock()
+	h := s.pool.offerTo[m.key]
+	if s.closed || h == nil || h.addr != addr || h.ready {
+		s.mu.Unlock()
+		return
+	}
+	now := s.deps.Now()
+	if by.IsZero() || by == m.mac {
+		h.ready = true
+	} else {
+		s.conflict(addr, by, "answers ARP", now)
+		if conflicts++; conflicts >= maxConflicts {
+			s.mu.Unlock()
+			return
+		}
+	}
+	// Much may have changed meanwhile, so it is decided anew.
+	r, do := s.carryOut(m, decide(s.pool, m, now), now)
+	s.mu.Unlock()
+	s.follow(r, do, conflicts)
+}
+
+// conflict keeps an address back that somebody uses without a lease.
+func (s *Server) conflict(addr netip.Addr, mac netdef.MAC, how string, now time.Time) {
+	s.log.say(slog.LevelWarn, "dhcp address is in use by somebody without a lease", "address", addr, "mac", mac, "how", how)
+	s.pool.quarantine(addr, now)
+}
+
+// commit leases the address. The reply is sent when the lease is on disk.
+func (s *Server) commit(r reply, now time.Time) {
+	if s.inFlight >= maxInFlight {
+		s.log.say(slog.LevelWarn, "dhcp request dropped: the disk does not keep up", "mac", r.to.mac)
+		return
+	}
+	s.inFlight++
+	p, m, addr := s.pool, r.to, r.verdict.addr
+	l := p.leaseOf(r.verdict, m, now)
+	l.Hostname = r.verdict.name
+	former, moved := p.leases.ByClient(m.clientID, m.mac)
+	p.leases.Put(l, func(err error) {
+		r.err = err
+		select {
+		case s.durable <- r:
+		case <-s.quit:
+		}
+	})
+	if h := p.offerTo[m.key]; h != nil {
+		p.withdraw(h)
+	}
+	if h := p.offers.byAddr[addr]; h != nil {
+		p.withdraw(h)
+	}
+	p.settle(addr)
+	if moved && former.Addr != addr {
+		p.settle(former.Addr)
+	}
+}
+
+// confirm sends the ACKs whose leases are on disk.
+func (s *Server) confirm() {
+	for {
+		select {
+		case r := <-s.durable:
+			s.mu.Lock()
+			s.inFlight--
+			s.mu.Unlock()
+			if r.err != nil {
+				s.logFailure(r.err)
+				continue
+			}
+			s.send(r)
+		case <-s.quit:
+			return
+		}
+	}
+}
+
+// release ends a lease, but keeps it in mind: the client may come back.
+func (s *Server) release(addr netip.Addr, now time.Time) {
+	l, _ := s.deps.Leases.ByAddr(addr)
+	l.Expiry = now
+	s.deps.Leases.Put(l, s.logFailure)
+	s.pool.settle(addr)
+}
+
+func (s *Server) logFailure(err error) {
+	if err != nil {
+		s.log.say(slog.LevelError, "dhcp lease not written", "error", err)
+	}
+}
+
+// send writes a reply to the bridge.
+func (s *Server) send(r reply) {
+	mac, to := destination(r.to, r.verdict)
+	d := datagram{
+		srcMAC: netdef.MAC(s.deps.Frames.HardwareAddr()), dstMAC: mac,
+		src: netip.AddrPortFrom(r.settings.server, serverPort), dst: to,
+		payload: r.settings.reply(r.to, r.verdict).ToBytes(),
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.frame = appendFrame(s.frame[:0], d)
+	if err := s.deps.Frames.WriteFrame(s.frame); err != nil {
+		s.log.say(slog.LevelWarn, "dhcp reply not sent", "to", to, "error", err)
+	}
+}
