@@ -1,0 +1,167 @@
+package plan
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
+)
+
+var update = flag.Bool("update", false, "write what the plans are now into the golden files")
+
+const head = `<network><name>net</name><uuid>3e3fce45-4f53-4fa7-bb32-11f34168b82b</uuid>`
+
+// networks are definitions whose plans are kept in testdata/NAME.plan.
+var networks = []struct {
+	name  string
+	xml   string
+	facts Facts
+}{
+	{name: "nat", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
+		<domain name='lab.example' localOnly='yes'/>
+		<ip address='192.168.122.1' netmask='255.255.255.0'><dhcp>
+		<range start='192.168.122.2' end='192.168.122.254'/>
+		<host mac='52:54:00:aa:bb:cc' name='web' ip='192.168.122.10'/></dhcp></ip></network>`},
+	{name: "nat-dev-and-ranges", xml: head + `<forward dev='eth1' mode='nat'><nat><address start='203.0.113.10' end='203.0.113.20'/><port start='5000' end='6000'/></nat></forward>
+		<bridge name='virbr1' stp='off'/><mac address='52:54:00:01:02:03'/>
+		<ip address='10.1.0.1' prefix='16'/><ip address='10.2.0.1' prefix='16'/></network>`},
+	{name: "nat-ports", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/><mtu size='9000'/>
+		<ip address='192.168.122.1' prefix='24'/></network>`,
+		facts: Facts{Ports: []Port{{Link: "vnet0", Guest: true}, {Link: "vnet1", Guest: true, Replug: true}}}},
+	{name: "nat-real-stp", xml: head + `<forward mode='nat'/><bridge name='virbr0' delay='4'/><mac address='52:54:00:01:02:03'/>
+		<ip address='192.168.122.1' prefix='24'/></network>`},
+	{name: "nat-wire", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
+		<ip address='192.168.122.1' prefix='24'/></network>`,
+		facts: Facts{Ports: []Port{{Link: "vnet0", Guest: true}, {Link: "eth1"}}}},
+	{name: "nat-dns-elsewhere", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
+		<ip address='192.168.122.1' prefix='24'/></network>`, facts: Facts{DNSPort: 5354}},
+	{name: "isolated", xml: head + `<bridge name='virbr2'/><mac address='52:54:00:01:02:03'/>
+		<ip address='192.168.100.1' prefix='24'><dhcp><range start='192.168.100.100' end='192.168.100.200'/></dhcp></ip></network>`},
+	{name: "route", xml: head + `<forward mode='route' dev='eth0'/><bridge name='virbr3'/><mac address='52:54:00:01:02:03'/>
+		<ip address='198.51.100.1' prefix='24'/></network>`},
+	{name: "open", xml: head + `<forward mode='open'/><bridge name='virbr4'/><mac address='52:54:00:01:02:03'/><dns enable='no'/>
+		<ip address='198.51.100.1' prefix='24'/></network>`},
+	{name: "no-ip", xml: head + `<bridge name='virbr5'/><mac address='52:54:00:01:02:03'/></network>`, facts: Facts{NoIPv6: true}},
+}
+
+func parse(t *testing.T, xml string) *netdef.Network {
+	t.Helper()
+	n, err := netdef.Parse([]byte(xml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func text(f Fragment) string {
+	var s strings.Builder
+	for _, part := range []struct {
+		name  string
+		state hoststate.State
+	}{{"shared", f.Shared}, {"own", f.Own}} {
+		s.WriteString(part.name + ":\n")
+		for _, k := range part.state.Keys() {
+			s.WriteString("  " + part.state[k].Text() + "\n")
+		}
+	}
+	return s.String()
+}
+
+func TestPlans(t *testing.T) {
+	for _, n := range networks {
+		t.Run(n.name, func(t *testing.T) {
+			f, err := Network(parse(t, n.xml), n.facts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join("testdata", n.name+".plan")
+			if *update {
+				if err := os.WriteFile(golden, []byte(text(f)), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), text(f)); diff != "" {
+				t.Errorf("plan differs (-want +got), -update writes it:\n%s", diff)
+			}
+		})
+	}
+}
+
+// Two networks share what they share in the same state and claim nothing of
+// each other's.
+func TestPlansFitTogether(t *testing.T) {
+	shared, own := hoststate.State{}, map[hoststate.Key]string{}
+	for i, n := range networks {
+		def := parse(t, n.xml)
+		def.UUID[0] = byte(i)
+		def.Bridge.Name = "virbr" + string(rune('a'+i))
+		def.IPs = append([]netdef.IP(nil), def.IPs...)
+		for j := range def.IPs {
+			def.IPs[j].Address = netip.AddrFrom4([4]byte{10, byte(100 + i), byte(j), 1})
+			def.IPs[j].Ranges, def.IPs[j].Hosts = nil, nil
+		}
+		f, err := Network(def, Facts{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, o := range f.Shared {
+			if have, ok := shared[k]; ok && !hoststate.Equal(have, o) {
+				t.Errorf("%s: shared %s differs: %s, %s", n.name, k, have.Text(), o.Text())
+			}
+			shared[k] = o
+		}
+		for k := range f.Own {
+			if other, ok := own[k]; ok {
+				t.Errorf("%s is claimed by %s and %s", k, other, n.name)
+			}
+			own[k] = n.name
+		}
+	}
+}
+
+// What a packet costs must not grow with the number of networks: base chains
+// name no network.
+func TestBaseChainsDoNotGrow(t *testing.T) {
+	one, err := Network(parse(t, networks[0].xml), Facts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, o := range one.Own {
+		if c, ok := o.(hoststate.Chain); ok && c.Hook != nil {
+			t.Errorf("%s is a base chain of one network", k)
+		}
+	}
+}
+
+func TestCheckNamesTheElement(t *testing.T) {
+	for _, c := range []struct{ element, xml string }{
+		{"<network ipv6='yes'>", `<network ipv6='yes'><name>n</name></network>`},
+		{"<forward mode='bridge'>", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/></network>`},
+		{"<forward mode='passthrough'>", `<network><name>n</name><forward mode='passthrough'><interface dev='eth0'/></forward></network>`},
+		{"<nat ipv6='yes'>", `<network><name>n</name><forward mode='nat'><nat ipv6='yes'/></forward><ip address='10.0.0.1' prefix='24'/></network>`},
+		{"<bridge macTableManager='libvirt'>", `<network><name>n</name><bridge name='b' macTableManager='libvirt'/></network>`},
+		{"<bandwidth>", `<network><name>n</name><bandwidth><inbound average='10'/></bandwidth></network>`},
+		{"<port isolated='yes'>", `<network><name>n</name><port isolated='yes'/></network>`},
+		{"<ip family='ipv6'>", `<network><name>n</name><ip family='ipv6' address='2001:db8::1' prefix='64'/></network>`},
+		{"<tftp>", `<network><name>n</name><ip address='10.0.0.1' prefix='24'><tftp root='/srv'/></ip></network>`},
+		{"<route>", `<network><name>n</name><ip address='10.0.0.1' prefix='24'/><route address='10.9.0.0' prefix='16' gateway='10.0.0.9'/></network>`},
+		{"<portgroup>", `<network><name>n</name><portgroup name='p'/></network>`},
+		{"<dnsmasq:options>", `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><dnsmasq:options><dnsmasq:option value='foo'/></dnsmasq:options></network>`},
+	} {
+		err := Check(parse(t, c.xml))
+		if netdef.CodeOf(err) != netdef.ErrConfigUnsupported || !strings.Contains(err.Error(), c.element) {
+			t.Errorf("%s: %v", c.element, err)
+		}
+	}
+}
