@@ -72,7 +72,7 @@ func (j *Journal) writeAnew(c *compaction) {
 		if err := w.Flush(); err != nil {
 			return err
 		}
-		return j.sync(c.file)
+		return j.opt.sync(c.file)
 	})
 }
 
@@ -101,7 +101,7 @@ func (j *Journal) replace(c *compaction) error {
 	var size int64
 	if err == nil {
 		err = j.fault.around(journalFile, stepTail, func() (err error) {
-			size, err = c.addTail(j.size, j.sync)
+			size, err = c.addTail(j.size, j.opt.sync)
 			return err
 		})
 	}

@@ -189,7 +189,7 @@ func readDefinition(name, path string) ([]byte, error) {
 func withHeader(name string, xml []byte) []byte {
 	declaration, rest := cutDeclaration(xml)
 	if comment, after, ok := cutComment(rest); ok && bytes.Contains(comment, []byte(formatWord)) {
-		rest = bytes.TrimLeft(after, "\r\n") // it has one from the last time
+		rest = bytes.TrimPrefix(after, []byte("\n")) // it has one from the last time
 	}
 	command := "viaduct net-edit " + name
 	if strings.Contains(name, "--") { // must not occur in a comment
@@ -223,7 +223,7 @@ func cutDeclaration(xml []byte) (declaration, rest []byte) {
 
 // cutComment splits a comment that xml begins with from what follows it.
 func cutComment(xml []byte) (comment, after []byte, ok bool) {
-	body, ok := bytes.CutPrefix(bytes.TrimSpace(xml), []byte("<!--"))
+	body, ok := bytes.CutPrefix(bytes.TrimLeft(xml, " \t\r\n"), []byte("<!--"))
 	if !ok {
 		return nil, xml, false
 	}

@@ -6,6 +6,7 @@ type faults func(point string)
 // The kinds of files that are written, as fault points name them.
 const (
 	definitionFile = "definition"
+	startedFile    = "first start mark"
 	autostartLink  = "autostart link"
 	statusFile     = "status"
 	hostFile       = "host state"
@@ -30,6 +31,7 @@ var faultTable = []struct {
 	steps []string
 }{
 	{definitionFile, []string{stepWrite, stepSync, stepRename, stepDirSync, stepRemove}},
+	{startedFile, []string{stepWrite, stepSync, stepRename, stepDirSync}},
 	{autostartLink, []string{stepWrite, stepRename, stepDirSync, stepRemove}},
 	{statusFile, []string{stepWrite, stepRename, stepRemove}},
 	{hostFile, []string{stepWrite, stepRename}},

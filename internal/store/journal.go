@@ -30,6 +30,9 @@ type JournalOptions struct {
 	// UnsafeNoSync leaves out every sync of data. It is there for the test that
 	// must lose leases with it when the power is cut, and for nothing else.
 	UnsafeNoSync bool
+
+	// sync brings a file's data to disk; nil means datasync.
+	sync func(*os.File) error
 }
 
 // LeaseChange is one record of the journal: a lease that was made or renewed,
@@ -62,7 +65,6 @@ type Journal struct {
 	opt      JournalOptions
 	fault    faults
 	log      *slog.Logger
-	sync     func(*os.File) error // of a file's data to disk
 	recovery Recovery
 
 	mu     sync.Mutex
@@ -103,7 +105,7 @@ type pendingChange struct {
 // tells too. A journal of a newer version is left alone, with a *FormatError.
 func OpenJournal(path string, o JournalOptions) (*Journal, []netdef.Lease, error) {
 	j := &Journal{
-		path: path, opt: o, fault: o.Fault, log: o.Log, sync: datasync,
+		path: path, opt: o, fault: o.Fault, log: o.Log,
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), compacted: make(chan *compaction, 1),
 	}
 	j.room.L = &j.mu
@@ -116,8 +118,11 @@ func OpenJournal(path string, o JournalOptions) (*Journal, []netdef.Lease, error
 	if j.opt.CompactMin == 0 {
 		j.opt.CompactMin = 1000
 	}
+	if j.opt.sync == nil {
+		j.opt.sync = datasync
+	}
 	if j.opt.UnsafeNoSync {
-		j.sync = func(*os.File) error { return nil }
+		j.opt.sync = func(*os.File) error { return nil }
 	}
 	leases, err := j.open()
 	if err != nil {
@@ -328,7 +333,7 @@ func (j *Journal) write(lines []byte) error {
 		j.suspect = j.cut() != nil
 		return err
 	}
-	err = j.fault.around(journalFile, stepSync, func() error { return j.sync(j.file) })
+	err = j.fault.around(journalFile, stepSync, func() error { return j.opt.sync(j.file) })
 	if err != nil {
 		// After a failed sync nobody knows which pages are on disk, and the
 		// kernel will not say so again: only a new file can be trusted.
@@ -345,7 +350,7 @@ func (j *Journal) cut() error {
 		if err := j.file.Truncate(j.size); err != nil {
 			return err
 		}
-		return j.sync(j.file)
+		return j.opt.sync(j.file)
 	})
 	if err != nil {
 		j.log.Error("cannot cut the lease journal, it will be written anew", "path", j.path, "error", err)
