@@ -288,3 +288,10 @@ func code(c int, lines ...string) func(mdns.ResponseWriter, *mdns.Msg) {
 
 // silence is a handler that never answers.
 func silence(mdns.ResponseWriter, *mdns.Msg) {}
+
+// count is how many are inside.
+func (g *gate[K]) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inside
+}

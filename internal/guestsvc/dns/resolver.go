@@ -14,7 +14,6 @@ import (
 
 // Limits of what all networks of a host may use together, and each of them.
 const (
-	maxFlights          = 512  // different questions being asked
 	maxWaiting          = 4096 // clients' queries waiting for an answer to one
 	maxWaitingOfNetwork = 512
 	maxConns            = 1024 // TCP connections of clients
@@ -47,8 +46,9 @@ type Resolver struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu      sync.Mutex
-	flights map[string]*flight
+	maxFlights int // how many different questions may be asked at once
+	mu         sync.Mutex
+	flights    map[string]*flight
 	// own counts by how many servers an address of ours is listened on.
 	own map[netip.Addr]int
 }
@@ -74,6 +74,7 @@ func NewResolver(resolvConfPath string, log *slog.Logger) *Resolver {
 		patience:   time.Second,
 		failureTTL: time.Second,
 		now:        time.Now,
+		maxFlights: 512, // two or three sockets each at worst
 		flights:    map[string]*flight{},
 		own:        map[netip.Addr]int{},
 	}
@@ -155,7 +156,7 @@ func (r *Resolver) join(q *query, servers *upstreams, avoidOwn bool) *flight {
 	if f := r.flights[key]; f != nil {
 		return f
 	}
-	if len(r.flights) >= maxFlights || r.ctx.Err() != nil {
+	if len(r.flights) >= r.maxFlights || r.ctx.Err() != nil {
 		return nil
 	}
 	addrs := servers.addrs
