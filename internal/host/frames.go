@@ -115,44 +115,36 @@ func networkOrder(v uint16) uint16 {
 }
 
 // ReadFrame waits for a frame and returns its length. What does not fit into
-// buf is cut off. While the link is down it waits; when the link is gone it
-// fails with ENODEV, after Close with os.ErrClosed, after the deadline with
-// os.ErrDeadlineExceeded.
+// buf is cut off. While the link is down, or gone, it waits. After Close it
+// fails with os.ErrClosed, after the deadline with os.ErrDeadlineExceeded.
 func (c *FrameConn) ReadFrame(buf []byte) (int, error) {
 	for {
 		n, err := c.file.Read(buf)
-		switch {
-		case err == nil:
-			return n, nil
-		case !errors.Is(err, unix.ENETDOWN):
-			return 0, err
-		}
-		// The link went down or away, which is told once.
-		if index, err := c.boundTo(); err != nil {
-			return 0, err
-		} else if index != c.link.Index {
-			return 0, fmt.Errorf("read %s: %w", c.file.Name(), unix.ENODEV)
+		// That the link went down is told once; when it is up again, frames
+		// just come.
+		if !errors.Is(err, unix.ENETDOWN) {
+			return n, err
 		}
 	}
 }
 
-// boundTo is the index of the link that the kernel has the socket bound to; it
-// forgets a link that goes away.
-func (c *FrameConn) boundTo() (index int, err error) {
+// Bound reports whether the link is still there. The kernel does not wake a
+// reader when it removes a link that was down, and another link of the same
+// name needs another connection.
+func (c *FrameConn) Bound() bool {
 	raw, err := c.file.SyscallConn()
 	if err != nil {
-		return 0, err
+		return false
 	}
-	ctrlErr := raw.Control(func(fd uintptr) {
-		var sa unix.Sockaddr
-		if sa, err = unix.Getsockname(int(fd)); err != nil {
-			return
-		}
-		if ll, ok := sa.(*unix.SockaddrLinklayer); ok {
-			index = ll.Ifindex
+	index := 0
+	err = raw.Control(func(fd uintptr) {
+		if sa, err := unix.Getsockname(int(fd)); err == nil {
+			if ll, ok := sa.(*unix.SockaddrLinklayer); ok {
+				index = ll.Ifindex
+			}
 		}
 	})
-	return index, errors.Join(ctrlErr, err)
+	return err == nil && index == c.link.Index
 }
 
 // WriteFrame sends a frame, headers included.

@@ -43,6 +43,9 @@ func (a *linkApplier) Owned() hoststate.State { return a.mirror.owned() }
 // oneByOne implements sequential: the kernel knows no transactions here.
 func (a *linkApplier) oneByOne() {}
 
+// contents implements container.
+func (a *linkApplier) contents(k hoststate.Key) []hoststate.Op { return a.mirror.restore(k.Name) }
+
 func (a *linkApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 	for _, op := range ops {
 		if err := a.apply(op); err != nil {

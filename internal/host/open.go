@@ -35,6 +35,19 @@ type sequential interface {
 	oneByOne()
 }
 
+// container is an applier that knows what goes with the objects in takesAlong.
+type container interface {
+	// contents lists the operations that bring back what goes with the object.
+	// There may be more in it than goes.
+	contents(hoststate.Key) []hoststate.Op
+}
+
+// takesAlong are the kinds of objects that take others with them when they go:
+// a bridge its addresses, a link that goes down its routes.
+var takesAlong = map[hoststate.Kind]bool{
+	hoststate.KindBridge: true, hoststate.KindLinkUp: true, hoststate.KindTable: true,
+}
+
 // watcher is an applier that tells of changes. An empty slice says that
 // everything may have changed. The channel is closed with the applier.
 type watcher interface {
@@ -225,14 +238,14 @@ func (h *kernelHost) faults(when string, ops []hoststate.Op) {
 }
 
 // inverse lists what undoes the operations of a run. It is asked before they
-// are carried out, since removing a link or taking it down takes things with it.
+// are carried out.
 func (h *kernelHost) inverse(ops []hoststate.Op) []hoststate.Op {
 	var inverse []hoststate.Op
 	for _, op := range slices.Backward(ops) {
 		inverse = append(inverse, op.Inverse())
-		if kind := op.Key().Kind; op.Verb == hoststate.Delete &&
-			(kind == hoststate.KindBridge || kind == hoststate.KindLinkUp) {
-			inverse = append(inverse, h.mirror.restore(op.Key().Name)...)
+		key := op.Key()
+		if c, ok := h.byKind[key.Kind].(container); ok && op.Verb == hoststate.Delete && takesAlong[key.Kind] {
+			inverse = append(inverse, c.contents(key)...)
 		}
 	}
 	return inverse
