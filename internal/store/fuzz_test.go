@@ -53,7 +53,7 @@ func FuzzJournal(f *testing.F) {
 		if fix {
 			b = withChecksums(b)
 		}
-		path := filepath.Join(t.TempDir(), "leases.journal")
+		path := filepath.Join(memoryDir(t), "leases.journal")
 		writeFile(t, path, b)
 		options := JournalOptions{UnsafeNoSync: true}
 		j, got, err := OpenJournal(path, options)

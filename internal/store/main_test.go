@@ -70,6 +70,17 @@ func openStore(t testing.TB, o Options) *Store {
 	return s
 }
 
+// memoryDir is a folder in memory where there is one: a fuzzer waits for disks
+// more than for anything else.
+func memoryDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "viaduct-store")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

@@ -141,7 +141,7 @@ func FuzzStatus(f *testing.F) {
 		if st.Format != statusFormat || CheckName(st.Name) != nil {
 			t.Fatalf("accepted %+v", st)
 		}
-		o := options(t.TempDir())
+		o := options(memoryDir(t))
 		o.BootID = "boot"
 		s := openStore(t, o)
 		check(t, s.PutStatus(st))
