@@ -33,7 +33,9 @@ func (n *Network) Format(o FormatOptions) string {
 	attrs = append(attrs, switched("trustGuestRxFilters", n.TrustGuestRxFilters))
 	w.begin("network", attrs...)
 	w.leaf("name", n.Name)
-	w.leaf("uuid", n.UUID.String())
+	if !n.UUID.IsZero() {
+		w.leaf("uuid", n.UUID.String())
+	}
 	w.leaf("title", n.Title)
 	w.leaf("description", n.Description)
 	w.metadata(n.Metadata)

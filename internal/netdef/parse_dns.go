@@ -3,7 +3,7 @@ package netdef
 import "strings"
 
 // maxService is the longest service name of an SRV record that libvirt takes, in bytes.
-const maxService = 512
+const maxService = 482
 
 const (
 	letters       = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -42,7 +42,7 @@ func (r *reader) dnsForwarder(e *element) DNSForwarder {
 	}
 	r.refuse(!f.Addr.IsValid() && f.Domain == "", e, ErrXML, "Invalid forwarder element, must contain at least one of addr or domain")
 	port, given := r.uint(e, "port", 10, 16)
-	r.refuse(given && port == 0, e, ErrXML, "Invalid value for attribute 'port' in element 'forwarder': Zero is not permitted")
+	r.refuse(given && port == 0, e, ErrXML, zeroNotPermitted, "port", "forwarder")
 	f.Port = uint16(port)
 	return f
 }

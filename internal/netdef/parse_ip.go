@@ -64,7 +64,7 @@ func (r *reader) dhcp(e *element, ip *IP) {
 		return
 	}
 	ip.BootFile = bootp.attr("file")
-	r.refuse(ip.BootFile == "", bootp, ErrXML, "Missing required attribute 'file' in element 'bootp'")
+	r.refuse(ip.BootFile == "", bootp, ErrXML, missingAttribute, "file", "bootp")
 	if server := bootp.attr("server"); server != "" {
 		ip.BootServer = r.addr(bootp, server).String()
 	}
@@ -86,7 +86,8 @@ func (r *reader) dhcpRange(e *element, ip IP) DHCPRange {
 // rangeWithin checks that a range is for guests of the subnet.
 func (r *reader) rangeWithin(e *element, start, end netip.Addr, ip IP) {
 	subnet := ip.Prefix()
-	r.refuse(start.BitLen() != end.BitLen() || start.BitLen() != ip.Address.BitLen(), e, ErrInternal,
+	r.sameFamily(e, start, end)
+	r.refuse(start.BitLen() != ip.Address.BitLen(), e, ErrInternal,
 		"mismatch of address family in range %s - %s for network %s", start, end, ip.Address)
 	r.refuse(!subnet.IsValid(), e, ErrInternal,
 		"bad prefix %d for network %s when  checking range %s - %s", ip.PrefixLen, ip.Address, start, end)
@@ -100,6 +101,10 @@ func (r *reader) rangeWithin(e *element, start, end netip.Addr, ip IP) {
 	}
 }
 
+func (r *reader) sameFamily(e *element, start, end netip.Addr) {
+	r.refuse(start.BitLen() != end.BitLen(), e, ErrInternal, "mismatch of address family in range %s - %s", start, end)
+}
+
 // maxRange is how many addresses a range may have.
 const maxRange = 1 << 16
 
@@ -108,7 +113,6 @@ func (r *reader) rangeSize(e *element, start, end netip.Addr) {
 	if r.err != nil {
 		return
 	}
-	r.refuse(start.BitLen() != end.BitLen(), e, ErrInternal, "mismatch of address family in range %s - %s", start, end)
 	if start.Is4() {
 		r.refuse(end.Less(start), e, ErrInternal, "range %s - %s is reversed ", start, end)
 	}
@@ -168,7 +172,7 @@ func (r *reader) lease(e *element) *LeaseTime {
 		l.Unit = "minutes"
 	}
 	r.refuse(l.Unit == "seconds" && 0 < expiry && expiry < shortestLease || l.Unit == "minutes" && 0 < expiry && expiry < shortestLease/60,
-		e, ErrXML, "The minimum lease time should be greater than 2 minutes")
+		e, ErrConfigUnsupported, "The minimum lease time should be greater than 2 minutes")
 	// DHCP counts seconds in 32 bits, of which the highest number means for ever.
 	r.refuse(expiry > maxLease[l.Unit], e, ErrXML, "Invalid value for attribute 'expiry' in element 'lease': '%d'. At most %d %s are possible",
 		expiry, maxLease[l.Unit], l.Unit)
@@ -181,17 +185,12 @@ var maxLease = map[string]uint64{"seconds": 1<<32 - 2, "minutes": (1<<32 - 2) / 
 func (r *reader) route(e *element) Route {
 	t := Route{Family: e.attr("family"), PrefixLen: -1}
 	address, netmask, gateway := e.attr("address"), e.attr("netmask"), e.attr("gateway")
-	if text := e.attr("prefix"); text != "" {
-		length, ok := parseUint(text, 10, 31)
-		r.refuse(!ok, e, ErrXML, "%s: Invalid prefix specified in route definition", r.network)
+	if length, given := r.uint(e, "prefix", 10, 31); given {
 		t.PrefixLen = int(length)
 	}
-	if text := e.attr("metric"); text != "" {
-		metric, ok := parseUint(text, 10, 31)
-		r.refuse(!ok, e, ErrXML, "%s: Invalid metric specified in route definition", r.network)
-		r.refuse(metric == 0, e, ErrXML, "%s: Invalid metric value, must be > 0 in route definition", r.network)
-		t.Metric = int(metric)
-	}
+	metric, given := r.uint(e, "metric", 10, 31)
+	r.refuse(given && metric == 0, e, ErrXML, zeroNotPermitted, "metric", "route")
+	t.Metric = int(metric)
 	r.refuse(address == "", e, ErrXML, "%s: Missing required address attribute in route definition", r.network)
 	r.refuse(gateway == "", e, ErrXML, "%s: Missing required gateway attribute in route definition", r.network)
 	var ok bool

@@ -70,14 +70,11 @@ func (r *reader) vlan(e *element) *VLAN {
 	r.refuse(len(tags) == 0, e, ErrXML, "missing tag id - each <vlan> must have at least one <tag id='n'/> subelement")
 	native := false
 	for _, tag := range tags {
-		text := tag.attr("id")
-		id, ok := parseUint(text, 10, 32)
-		r.refuse(!ok, tag, ErrXML, "missing or invalid vlan tag id attribute")
+		id, given := r.uint(tag, "id", 10, 32)
+		r.refuse(!given, tag, ErrXML, missingAttribute, "id", "tag")
 		r.refuse(id > maxVLAN, tag, ErrXML, "vlan tag id %d too large (maximum %d)", id, maxVLAN)
-		mode := tag.attr("nativeMode")
+		mode := r.choice(tag, "nativeMode", "tagged", "untagged")
 		r.refuse(mode != "" && native, tag, ErrXML, "duplicate native vlan setting")
-		r.refuse(!slices.Contains([]string{"", "tagged", "untagged"}, mode), tag, ErrConfigUnsupported,
-			`Invalid "nativeMode='%s'" in vlan <tag> element`, mode)
 		native = native || mode != ""
 		v.Tags = append(v.Tags, VLANTag{ID: uint16(id), NativeMode: mode})
 	}

@@ -1,12 +1,17 @@
 package netdef
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+)
+
+// libvirt's words about attributes in general; each names attribute and element.
+const (
+	missingAttribute = "Missing required attribute '%s' in element '%s'"
+	zeroNotPermitted = "Invalid value for attribute '%s' in element '%s': Zero is not permitted"
 )
 
 // reader turns elements into values. It keeps the first error and goes on, so
@@ -127,17 +132,19 @@ func (r *reader) pciAddress(e *element) PCIAddress {
 		name string
 		into *uint
 		max  uint64
+		// tooLarge is libvirt's wording.
+		tooLarge string
 	}{
-		{"domain", &a.Domain, 0xFFFFFFFF},
-		{"bus", &a.Bus, 0xFF},
-		{"slot", &a.Slot, 0x1F},
-		{"function", &a.Function, 7},
+		{"domain", &a.Domain, 0xFFFFFFFF, ""},
+		{"bus", &a.Bus, 0xFF, "Invalid PCI address bus='0x%x', must be <= 0xFF"},
+		{"slot", &a.Slot, 0x1F, "Invalid PCI address slot='0x%x', must be <= 0x1F"},
+		{"function", &a.Function, 7, "Invalid PCI address function=0x%x, must be <= 7"},
 	} {
 		value, _ := r.uint(e, part.name, 0, 32)
-		r.refuse(value > part.max, e, ErrXML, "Invalid PCI address %s='0x%x', must be <= 0x%x", part.name, value, part.max)
+		r.refuse(value > part.max, e, ErrXML, part.tooLarge, value)
 		*part.into = uint(value)
 	}
 	r.refuse(a.Domain == 0 && a.Bus == 0 && a.Slot == 0, e, ErrXML,
-		"Invalid PCI address %s, at least one of domain, bus, or slot must be > 0", fmt.Sprintf("%04x:%02x:%02x", a.Domain, a.Bus, a.Slot))
+		"Invalid PCI address %04x:%02x:%02x, at least one of domain, bus, or slot must be > 0", a.Domain, a.Bus, a.Slot)
 	return a
 }

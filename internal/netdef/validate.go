@@ -1,7 +1,6 @@
 package netdef
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -139,18 +138,12 @@ func (n *Network) checkDHCP() *Error {
 	return nil
 }
 
-// checkReservations refuses what no server could keep: an address of the wrong
-// family, or the same one for two guests.
+// checkReservations refuses addresses that no guest of the subnet could have.
 func (n *Network) checkReservations(ip IP) *Error {
-	taken := map[netip.Addr]bool{}
 	for _, h := range ip.Hosts {
 		if h.IP.BitLen() != ip.Address.BitLen() {
 			return Errorf(ErrXML, "the address family of a host entry IP must match the address family of the dhcp element's parent: '%s' in network '%s'", h.IP, n.Name)
 		}
-		if taken[h.IP] {
-			return Errorf(ErrXML, `there is an existing dhcp host entry in network '%s' that matches "%s"`, n.Name, h)
-		}
-		taken[h.IP] = true
 	}
 	return nil
 }
