@@ -95,6 +95,9 @@ func (e *Engine) loadOne(d store.Definition) error {
 	if given.UUID != def.UUID || given.MAC != def.MAC || given.Bridge.Name != def.Bridge.Name {
 		return e.persist(n, def)
 	}
+	e.mu.Lock()
+	n.config, n.pending = def, nil
+	e.mu.Unlock()
 	return nil
 }
 

@@ -151,7 +151,7 @@ func (e *Engine) admit(def *netdef.Network) (n *network, isNew bool, err error) 
 		if err == nil && n == nil {
 			n, isNew = &network{id: def.UUID, name: def.Name}, true
 			if err = e.complete(n, def); err == nil {
-				n.id, n.config = def.UUID, def
+				n.id, n.pending = def.UUID, def
 				n.busy.Lock() // nobody else knows it yet
 				e.networks[n.id] = n
 			}
@@ -231,8 +231,10 @@ func (e *Engine) complete(n *network, def *netdef.Network) error {
 // bridgeUser is the network that has a bridge of that name. It needs e.mu.
 func (e *Engine) bridgeUser(name string) *network {
 	for _, n := range e.networks {
-		if (n.config != nil && n.config.Bridge.Name == name) || (n.live != nil && n.live.Bridge.Name == name) {
-			return n
+		for _, d := range n.definitions() {
+			if d != nil && d.Bridge.Name == name {
+				return n
+			}
 		}
 	}
 	return nil
@@ -246,7 +248,7 @@ const maxBridge = 256 * 256
 func (e *Engine) freeBridgeName(template string) (string, error) {
 	used := map[string]bool{}
 	for _, n := range e.networks {
-		for _, d := range []*netdef.Network{n.config, n.live} {
+		for _, d := range n.definitions() {
 			if d != nil {
 				used[d.Bridge.Name] = true
 			}
@@ -271,7 +273,7 @@ func (e *Engine) persist(n *network, def *netdef.Network) error {
 		return errAs(netdef.ErrInternal, err)
 	}
 	e.mu.Lock()
-	n.config = def
+	n.config, n.pending = def, nil
 	active := n.live != nil
 	e.mu.Unlock()
 	if active {

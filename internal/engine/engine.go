@@ -80,6 +80,7 @@ type network struct {
 
 	config    *netdef.Network // the persistent definition; nil for a transient network
 	live      *netdef.Network // the definition in effect; nil while inactive
+	pending   *netdef.Network // what is about to become one of the above, while neither is set
 	autostart bool
 	gone      bool          // removed from Engine.networks
 	fragment  plan.Fragment // what is applied for live
@@ -87,12 +88,20 @@ type network struct {
 	ports     []port // the links in the bridge, as far as known
 }
 
-// definition is what describes the network best: the live definition, or else the persistent one.
+// definition is what describes the network best: the live definition, or else
+// the persistent one. It is nil only for a network that is not registered yet.
 func (n *network) definition() *netdef.Network {
-	if n.live != nil {
-		return n.live
+	for _, d := range n.definitions() {
+		if d != nil {
+			return d
+		}
 	}
-	return n.config
+	return nil
+}
+
+// definitions are all that the network has, any of which may be nil.
+func (n *network) definitions() [3]*netdef.Network {
+	return [...]*netdef.Network{n.live, n.config, n.pending}
 }
 
 // New makes an engine. It does nothing before Run.
@@ -122,7 +131,9 @@ func (e *Engine) Networks() []Info {
 	defer e.mu.Unlock()
 	infos := make([]Info, 0, len(e.networks))
 	for _, n := range e.networks {
-		infos = append(infos, n.info())
+		if n.live != nil || n.config != nil {
+			infos = append(infos, n.info())
+		}
 	}
 	slices.SortFunc(infos, func(a, b Info) int {
 		return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))

@@ -52,7 +52,7 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 		return opError(err)
 	}
 	e.mu.Lock()
-	n.live, n.dnsPort = def, dnsPort
+	n.live, n.pending, n.dnsPort = def, nil, dnsPort
 	n.ports = e.portsIn(def.Bridge.Name, n.ports)
 	status = e.statusLocked(n)
 	e.mu.Unlock()

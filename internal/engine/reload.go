@@ -92,7 +92,7 @@ func (e *Engine) reloadOne(ctx context.Context, d store.Definition, report *Relo
 		err = e.persist(n, def)
 	} else {
 		e.mu.Lock()
-		n.config = def
+		n.config, n.pending = def, nil
 		e.mu.Unlock()
 		e.Store.Accept(d)
 	}
