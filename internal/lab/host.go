@@ -123,8 +123,8 @@ func (l *Lab) PlugGuest(host *Node, bridge, name string) *Guest {
 }
 
 // Plug connects the guest's eth0 to a bridge of the host by a port of the given
-// name, as a hypervisor does: the port's MAC is the guest's with fe in front,
-// so that the bridge never takes it for its own.
+// name, as a hypervisor does: the port's MAC is the guest's with fe in front, so
+// high that a bridge prefers any other for its own.
 func (g *Guest) Plug(host *Node, bridge, port string) {
 	g.lab.t.Helper()
 	portMAC := append(net.HardwareAddr{0xfe}, g.MAC[1:]...)

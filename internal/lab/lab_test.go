@@ -15,7 +15,19 @@ import (
 
 func TestMain(m *testing.M) {
 	lab.Init()
+	if len(os.Args) > 1 {
+		if role := roles[os.Args[1]]; role != nil {
+			role()
+			os.Exit(0)
+		}
+	}
 	goleak.VerifyTestMain(m)
+}
+
+// roles are what this test program does when a test starts it with that argument.
+var roles = map[string]func(){
+	"daemon": playDaemon,
+	"doomed": playDoomed,
 }
 
 // within gives a test's operations a limit that a loaded machine still meets.

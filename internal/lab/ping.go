@@ -94,9 +94,9 @@ func (p *pinging) id() int { return int(p.key & 0xffff) }
 
 // Pinger sends ICMP echo requests at a steady pace and counts what comes back.
 type Pinger struct {
-	*pinging
-	stream *stream
-	forget func()
+	*stream
+	pinging *pinging
+	forget  func()
 }
 
 // StartPing starts a Pinger from the node to an address, one request per
@@ -106,17 +106,17 @@ func (n *Node) StartPing(to netip.Addr, interval time.Duration) *Pinger {
 	pinging, err := n.startPinging(to)
 	n.lab.check(err)
 	p := &Pinger{pinging: pinging}
-	p.forget = n.atEnd(func() { p.conn.Close() })
-	p.stream = n.newStream(interval, p.send)
+	p.forget = n.atEnd(func() { pinging.conn.Close() })
+	p.stream = n.newStream(interval, pinging.send)
 	n.goUntilEnd(func() {
 		buf := make([]byte, 2048)
 		for {
-			number, err := p.receive(buf)
+			number, err := pinging.receive(buf)
 			switch {
 			case errors.Is(err, net.ErrClosed):
 				return
 			case err == nil:
-				p.stream.came(number)
+				p.came(number)
 			}
 		}
 	})
@@ -125,9 +125,9 @@ func (n *Node) StartPing(to netip.Addr, interval time.Duration) *Pinger {
 
 // Stop ends pinging, waits up to half a second for late replies, and returns the account.
 func (p *Pinger) Stop() Loss {
-	loss := p.stream.account()
+	loss := p.account()
 	p.forget()
-	p.conn.Close()
+	p.pinging.conn.Close()
 	return loss
 }
 

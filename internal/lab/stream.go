@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -36,6 +37,8 @@ const straggle = 500 * time.Millisecond
 type stream struct {
 	stop chan struct{}
 	sent chan struct{} // closed when sending has ended
+
+	arrivals progress
 
 	mu       sync.Mutex
 	loss     Loss
@@ -92,11 +95,17 @@ func (s *stream) note(err error) {
 
 // came counts an arrival.
 func (s *stream) came(number uint64) {
+	if s.count(number) {
+		s.arrivals.add(1)
+	}
+}
+
+func (s *stream) count(number uint64) (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.arrived[number] {
 		s.loss.Duplicates++
-		return
+		return false
 	}
 	now := time.Now()
 	if s.loss.Received > 0 {
@@ -106,6 +115,7 @@ func (s *stream) came(number uint64) {
 	s.arrived[number] = true
 	s.loss.Received++
 	s.checkComplete()
+	return true
 }
 
 func (s *stream) checkComplete() {
@@ -116,6 +126,11 @@ func (s *stream) checkComplete() {
 			close(s.complete)
 		}
 	}
+}
+
+// Await waits until that many more packets have come back.
+func (s *stream) Await(ctx context.Context, packets int) error {
+	return s.arrivals.await(ctx, int64(packets))
 }
 
 // account ends the stream, waits for stragglers and returns the result.
