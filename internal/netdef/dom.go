@@ -38,7 +38,7 @@ type attr struct{ prefix, name, space, value string }
 // comment or processing instruction as it was written.
 type content struct {
 	child  *element
-	text   string
+	text   []byte
 	markup string
 }
 
@@ -107,7 +107,7 @@ func (p *domParser) token(token xml.Token, line int) error {
 		return p.end(t)
 	case xml.CharData:
 		if open := p.open(); open != nil {
-			open.appendContent(content{text: string(t)})
+			open.appendContent(content{text: bytes.Clone(t)})
 		} else if len(bytes.TrimSpace(t)) > 0 {
 			if p.root == nil {
 				return p.syntaxError("Start tag expected, '<' not found")
@@ -279,9 +279,9 @@ func (p *domParser) syntaxError(message string) *Error {
 func (e *element) appendContent(c content) {
 	last := len(e.content) - 1
 	switch {
-	case c == content{}:
-	case c.text != "" && last >= 0 && e.content[last].text != "":
-		e.content[last].text += c.text
+	case c.child == nil && c.markup == "" && len(c.text) == 0:
+	case len(c.text) > 0 && last >= 0 && len(e.content[last].text) > 0:
+		e.content[last].text = append(e.content[last].text, c.text...)
 	default:
 		e.content = append(e.content, c)
 	}
@@ -363,7 +363,7 @@ func (e *element) text() string {
 
 func (e *element) appendText(b *strings.Builder) {
 	for _, c := range e.content {
-		b.WriteString(c.text)
+		b.Write(c.text)
 		if c.child != nil {
 			c.child.appendText(b)
 		}

@@ -3,6 +3,7 @@ package netdef
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // The layout of these errors is libvirt's; the words are libxml's where they
@@ -75,6 +76,25 @@ func TestDocumentLimits(t *testing.T) {
 		if CodeOf(err) != ErrXMLDetail || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s above the limit: got %v, want %q", c.name, err, c.text)
 		}
+	}
+}
+
+// Lists that are compared item by item are short enough for that, and long
+// ones take no more than linear time.
+func TestListLimits(t *testing.T) {
+	_, err := Parse([]byte(net(strings.Repeat("<ip address='10.0.0.1'/>", 257))))
+	e := checkRefusal(t, err, refusal{"257 addresses", ErrXML, "more than 256 <ip> elements in network 'n'"})
+	if e.Where != "line 1, <ip>" {
+		t.Errorf("got place %q", e.Where)
+	}
+	pieces := "<title>" + strings.Repeat("<![CDATA[x]]>", 300_000) + "</title>"
+	start := time.Now()
+	n, err := Parse([]byte(net(pieces)))
+	if err != nil || len(n.Title) != 300_000 {
+		t.Errorf("text in pieces: %v", err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("text in pieces took %v", took)
 	}
 }
 

@@ -1,6 +1,7 @@
 package netdef
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 )
@@ -110,7 +111,7 @@ func (s *serializer) element(e *element, depth int, pretty bool, outer []attr) {
 		return
 	}
 	s.WriteString(">")
-	if slices.ContainsFunc(items, func(c content) bool { return c.text != "" }) {
+	if slices.ContainsFunc(items, func(c content) bool { return len(c.text) > 0 }) {
 		pretty = false
 	}
 	newline := func(depth int) {
@@ -126,7 +127,7 @@ func (s *serializer) element(e *element, depth int, pretty bool, outer []attr) {
 		case c.markup != "":
 			s.WriteString(c.markup)
 		default:
-			textEscapes.WriteString(s, c.text)
+			textEscapes.WriteString(s, string(c.text))
 		}
 	}
 	newline(depth)
@@ -148,16 +149,18 @@ func (s *serializer) attributes(attrs []attr) {
 // significant is the content without the blanks that only lay it out: those
 // in an element that starts with something other than text and holds more than them.
 func (e *element) significant() []content {
-	mixed := len(e.content) > 0 && strings.TrimSpace(e.content[0].text) != ""
+	mixed := len(e.content) > 0 && !isBlank(e.content[0].text)
 	var kept []content
 	for _, c := range e.content {
-		if c.text != "" && strings.TrimSpace(c.text) == "" && !mixed && len(e.content) > 1 {
+		if len(c.text) > 0 && isBlank(c.text) && !mixed && len(e.content) > 1 {
 			continue
 		}
 		kept = append(kept, c)
 	}
 	return kept
 }
+
+func isBlank(text []byte) bool { return len(bytes.TrimSpace(text)) == 0 }
 
 // indented is the node's text as a part of a document, indented by depth
 // levels. Text inside the node is left alone, which is why it is read again.

@@ -43,16 +43,17 @@ func (r *reader) networkElement(root *element) *Network {
 	r.bridge(root, n)
 	n.DNS = r.dns(root.child("dns"))
 	n.VirtualPort = r.virtualPort(root.child("virtualport"), true)
-	for _, e := range root.all("portgroup") {
+	for _, e := range r.list(root, "portgroup", someElements) {
 		n.PortGroups = append(n.PortGroups, r.portGroup(e))
 	}
-	for _, e := range root.all("ip") {
+	for _, e := range r.list(root, "ip", fewElements) {
 		n.IPs = append(n.IPs, r.ip(e))
 	}
-	for _, e := range root.all("route") {
+	routes := r.list(root, "route", someElements)
+	for _, e := range routes {
 		n.Routes = append(n.Routes, r.route(e))
 	}
-	for i, e := range root.all("route") {
+	for i, e := range routes {
 		reachable := slices.ContainsFunc(n.IPs, func(ip IP) bool { return ip.Prefix().Contains(n.Routes[i].Gateway) })
 		r.refuse(!reachable, e, ErrConfigUnsupported,
 			"unreachable static route gateway '%s' specified for network '%s'", n.Routes[i].Gateway, r.network)

@@ -13,16 +13,16 @@ const (
 
 func (r *reader) dns(e *element) DNS {
 	d := DNS{Present: e != nil, Enable: r.yesNo(e, "enable"), ForwardPlainNames: r.yesNo(e, "forwardPlainNames")}
-	for _, item := range e.all("forwarder") {
+	for _, item := range r.list(e, "forwarder", manyElements) {
 		d.Forwarders = append(d.Forwarders, r.dnsForwarder(item))
 	}
-	for _, item := range e.all("host") {
+	for _, item := range r.list(e, "host", manyElements) {
 		d.Hosts = append(d.Hosts, r.dnsHost(item, false))
 	}
-	for _, item := range e.all("srv") {
+	for _, item := range r.list(e, "srv", manyElements) {
 		d.SRVs = append(d.SRVs, r.dnsSRV(item, false))
 	}
-	for _, item := range e.all("txt") {
+	for _, item := range r.list(e, "txt", manyElements) {
 		d.TXTs = append(d.TXTs, r.dnsTXT(item, false))
 	}
 	r.refuse(d.Enable == No && d.hasRecords(), e, ErrXML, "Extra data in disabled network '%s'", r.network)
@@ -50,7 +50,7 @@ func (r *reader) dnsForwarder(e *element) DNSForwarder {
 // dnsHost reads a <host> of <dns>; a partial one names at least something to look for.
 func (r *reader) dnsHost(e *element, partial bool) DNSHost {
 	var h DNSHost
-	for _, item := range e.all("hostname") {
+	for _, item := range r.list(e, "hostname", manyElements) {
 		name := r.line(item)
 		r.refuse(name == "", item, ErrXMLDetail, "Missing hostname in network '%s' DNS HOST record", r.network)
 		h.Hostnames = append(h.Hostnames, name)

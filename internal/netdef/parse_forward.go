@@ -45,7 +45,7 @@ func (r *reader) forwardDevices(e *element, f *Forward) {
 	if dev != "" {
 		f.Interfaces = append(f.Interfaces, dev)
 	}
-	for i, item := range e.all("interface") {
+	for i, item := range r.list(e, "interface", someElements) {
 		name := item.attr("dev")
 		r.refuse(name == "", item, ErrXML, "Missing required dev attribute in <forward> <interface> element of network %s", r.network)
 		if i == 0 && dev != "" {
@@ -55,7 +55,7 @@ func (r *reader) forwardDevices(e *element, f *Forward) {
 		r.refuse(slices.Contains(f.Interfaces, name), item, ErrXML, "interface '%s' can only be listed once in network %s", name, r.network)
 		f.Interfaces = append(f.Interfaces, name)
 	}
-	for _, item := range e.all("address") {
+	for _, item := range r.list(e, "address", someElements) {
 		kind := item.attr("type")
 		r.refuse(kind == "", item, ErrXML, "missing address type in network %s", r.network)
 		r.refuse(!slices.Contains([]string{"pci", "none", "netdev"}, kind), item, ErrConfigUnsupported,

@@ -53,10 +53,10 @@ func (r *reader) ip(e *element) IP {
 }
 
 func (r *reader) dhcp(e *element, ip *IP) {
-	for _, item := range e.all("range") {
+	for _, item := range r.list(e, "range", someElements) {
 		ip.Ranges = append(ip.Ranges, r.dhcpRange(item, *ip))
 	}
-	for _, item := range e.all("host") {
+	for _, item := range r.list(e, "host", manyElements) {
 		ip.Hosts = append(ip.Hosts, r.dhcpHost(item, *ip, false))
 	}
 	bootp := e.child("bootp")

@@ -66,7 +66,7 @@ func (r *reader) vlan(e *element) *VLAN {
 		return nil
 	}
 	v := &VLAN{}
-	tags := e.all("tag")
+	tags := r.list(e, "tag", someElements)
 	r.refuse(len(tags) == 0, e, ErrXML, "missing tag id - each <vlan> must have at least one <tag id='n'/> subelement")
 	native := false
 	for _, tag := range tags {

@@ -37,6 +37,24 @@ func (r *reader) refuse(bad bool, e *element, code Code, format string, args ...
 	}
 }
 
+// How many elements of a kind a network may have. Lists that are compared
+// with each other, or item by item, are the shorter ones.
+const (
+	fewElements  = 256
+	someElements = 4096
+	manyElements = 1 << 16
+)
+
+// list returns the children of that name, of which there may be as many as given.
+func (r *reader) list(e *element, name string, most int) []*element {
+	items := e.all(name)
+	if len(items) > most {
+		r.fail(items[most], ErrXML, "more than %d <%s> elements in network '%s'", most, name, r.network)
+		return nil
+	}
+	return items
+}
+
 // line is an element's text, of one line, without the blanks around it.
 func (r *reader) line(e *element) string {
 	text := strings.TrimSpace(e.text())
