@@ -319,6 +319,48 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
+// TestOvertakenCompaction: a compaction that still runs when the journal had to
+// be written anew for another reason must not bring back the older state.
+func TestOvertakenCompaction(t *testing.T) {
+	path, _ := journalWith(t, 1)
+	begun, release := make(chan struct{}), make(chan struct{})
+	var compactions atomic.Int32
+	var fail atomic.Bool
+	j, _ := openJournal(t, path, JournalOptions{
+		CompactMin: 100,
+		Fault: func(p string) {
+			if p == "after store lease journal compact" && compactions.Add(1) == 1 {
+				close(begun)
+				<-release
+			}
+		},
+		sync: func(f *os.File) error {
+			if fail.Load() && !strings.HasSuffix(f.Name(), tempSuffix) {
+				return errors.New("no luck")
+			}
+			return nil
+		},
+	})
+	for range 101 {
+		check(t, appendWait(j, LeaseChange{Lease: lease(1)}))
+	}
+	<-begun
+	fail.Store(true)
+	if err := appendWait(j, LeaseChange{Lease: lease(2)}); err == nil {
+		t.Error("a change is acknowledged whose sync failed")
+	}
+	fail.Store(false)
+	check(t, appendWait(j, LeaseChange{Lease: lease(3)}))
+	close(release)
+	check(t, j.Close())
+	j, leases := openJournal(t, path, JournalOptions{})
+	check(t, j.Close())
+	if len(leases) != 3 || leases[2].Addr != lease(3).Addr {
+		t.Errorf("leases are %v, want those of 0, 1 and 3", leases)
+	}
+	noTemps(t, filepath.Dir(path))
+}
+
 // TestFailedCompaction: the journal goes on in the old file.
 func TestFailedCompaction(t *testing.T) {
 	path, _ := journalWith(t, 1)

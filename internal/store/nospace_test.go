@@ -76,6 +76,13 @@ func noSpaceChild() {
 	failed := fill(0, 100)
 	want(failed > 0, "nothing failed on a full disk")
 	want(fill(100, 200) > 0, "nothing failed on a full disk the second time")
+	file, err := os.Open("state/leases/leases.journal")
+	childCheck(err)
+	found, err := scan(file)
+	childCheck(err)
+	want(found.torn == 0 && found.lost == 0 && len(found.leases) == len(acknowledged),
+		"after the failures %d leases are in the file, %d lines lost, %d bytes torn; %d acknowledged",
+		len(found.leases), found.lost, found.torn, len(acknowledged))
 	err = s.PutDefinition("a", []byte("<network>"+strings.Repeat("new", 10000)+"</network>"))
 	want(errors.Is(err, syscall.ENOSPC), "put definition: %v", err)
 	err = s.PutStatus(Status{Name: "a", Live: strings.Repeat("new", 10000)})
