@@ -85,6 +85,9 @@ func (a *nftApplier) takeOver(mode OwnerMode) error {
 	if err := a.checkOwners(); err != nil {
 		return err
 	}
+	if err := a.load(); err != nil {
+		return err
+	}
 	if mode == OwnerNo {
 		return nil
 	}
@@ -139,14 +142,13 @@ func (a *nftApplier) Apply(ctx context.Context, ops []hoststate.Op) error {
 // events tells what others have changed. It is closed with the applier.
 func (a *nftApplier) events() <-chan []hoststate.Key { return a.changes.out }
 
-// contents lists the operations that put back what deleting a table takes with
-// it, in the order in which to carry them out.
-func (a *nftApplier) contents(t hoststate.TableRef) []hoststate.Op {
+// contents implements container for tables.
+func (a *nftApplier) contents(k hoststate.Key) []hoststate.Op {
 	var ops []hoststate.Op
 	all := a.mirror.all()
-	for _, k := range all.Keys() {
-		if o := all[k]; k.Kind != hoststate.KindTable && tableOf(o) == t {
-			ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: o})
+	for _, inside := range all.Keys() {
+		if c, ok := all[inside].(hoststate.Contained); ok && c.Container() == k {
+			ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: all[inside]})
 		}
 	}
 	return ops

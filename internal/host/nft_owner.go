@@ -130,11 +130,11 @@ const ownerPatience = 500 * time.Millisecond
 // checkOwners fails if another process owns one of our tables.
 func (a *nftApplier) checkOwners() error {
 	for deadline := time.Now().Add(ownerPatience); ; time.Sleep(ownerPatience / 50) {
-		if err := a.load(); err != nil {
+		tables, err := a.listTables()
+		if err != nil {
 			return err
 		}
-		var err error
-		for t, info := range a.mirror.tables {
+		for t, info := range tables {
 			if info.flags&nftables.TableFlagOwner != 0 && info.owner != a.socket.port {
 				err = fmt.Errorf("table %s is owned by %s: only one process can manage it", t, processOfSocket(info.owner))
 			}

@@ -45,7 +45,7 @@ func openNFTSocket(inherited *os.File) (*nftSocket, error) {
 	s := &nftSocket{buf: make([]byte, nftReadBytes<<10), sendbuf: 1 << 20}
 	var err error
 	if inherited == nil {
-		s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+		s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	} else {
 		s.fd, err = unix.FcntlInt(inherited.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	}
@@ -60,12 +60,10 @@ func openNFTSocket(inherited *os.File) (*nftSocket, error) {
 }
 
 func (s *nftSocket) prepare(inherited bool) error {
-	if inherited {
-		if err := unix.SetNonblock(s.fd, true); err != nil {
+	if !inherited {
+		if err := unix.Bind(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 			return err
 		}
-	} else if err := unix.Bind(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return err
 	}
 	name, err := unix.Getsockname(s.fd)
 	if err != nil {
@@ -126,8 +124,8 @@ func (s *nftSocket) commit(msgs []nftMessage) (map[int]nftRefusal, error) {
 			if _, known := refused[i]; !known {
 				refused[i] = r
 			}
-		} else {
-			whole = r.err()
+		} else if whole = r.err(); r.errno == unix.EPERM {
+			whole = fmt.Errorf("%w: changing nftables needs CAP_NET_ADMIN", whole)
 		}
 		return nil
 	})
@@ -217,7 +215,9 @@ func (s *nftSocket) send(b []byte) error {
 func (s *nftSocket) receive(f func(nlMessage) error) error {
 	var first error
 	for {
-		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
+		// Not waiting is asked for each time: whoever else holds the socket may
+		// have made it a blocking one.
+		n, _, err := unix.Recvfrom(s.fd, s.buf, unix.MSG_DONTWAIT)
 		switch err {
 		case nil:
 		case unix.EINTR:

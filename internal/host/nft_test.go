@@ -265,4 +265,3 @@ func TestNFTEndsEmpty(t *testing.T) {
 		t.Errorf("left on the host:\n%s", left)
 	}
 }
-

@@ -162,20 +162,19 @@ func (a *nftApplier) explain(op hoststate.Op, r nftRefusal) error {
 		return fmt.Errorf("%w: changing nftables needs CAP_NET_ADMIN", err)
 	case unix.EBUSY:
 		return fmt.Errorf("%w: still in use, or there with another verdict", err)
-	case unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EINVAL:
-		if c, ok := op.New.(hoststate.Chain); ok {
-			if missing := a.unsupported(c); missing != nil {
-				return missing
-			}
+	}
+	if c, ok := op.New.(hoststate.Chain); ok {
+		if missing := a.unsupported(c); missing != nil {
+			return missing
 		}
-		if r.errno == unix.ENOENT {
-			return fmt.Errorf("%w: it needs a table, chain or set that is not there", err)
-		}
+	}
+	if r.errno == unix.ENOENT {
+		return fmt.Errorf("%w: it needs a table, chain or set that is not there", err)
 	}
 	return err
 }
 
-// kernelOptions are the kernel's build options for what not every kernel has.
+// kernelOption is the kernel's build option for an expression.
 func kernelOption(family hoststate.Family, e hoststate.Expr) string {
 	bridge := family == hoststate.BridgeFamily
 	switch e.(type) {

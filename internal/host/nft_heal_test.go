@@ -1,0 +1,201 @@
+package host
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"viaduct/internal/hoststate"
+)
+
+// eventNFT waits for the next report of changes.
+func eventNFT(t testing.TB, a *nftApplier) []hoststate.Key {
+	t.Helper()
+	select {
+	case keys := <-a.events():
+		return keys
+	case <-time.After(5 * time.Second):
+		t.Fatal("nobody told of the change")
+		return nil
+	}
+}
+
+// eventsUntil collects reports until one names the key.
+func eventsUntil(t testing.TB, a *nftApplier, last hoststate.Key) []hoststate.Key {
+	t.Helper()
+	var all []hoststate.Key
+	for !slices.Contains(all, last) {
+		all = append(all, eventNFT(t, a)...)
+	}
+	return all
+}
+
+func TestNFTHealsAfterFlush(t *testing.T) {
+	cleanNFT(t)
+	a := openNFT(t, nftOptions{Owner: OwnerNo})
+	want := everything()
+	reachNFT(t, a, want)
+	for range 3 {
+		nft(t, "flush ruleset")
+		start := time.Now()
+		keys := eventNFT(t, a)
+		if took := time.Since(start); took > 100*time.Millisecond {
+			t.Errorf("it took %v to notice", took)
+		}
+		for len(a.Owned()) > 0 { // one table's loss may be told before the other's
+			keys = append(keys, eventNFT(t, a)...)
+		}
+		for k := range want {
+			if !slices.Contains(keys, k) {
+				t.Errorf("the loss of %s was not told", k)
+			}
+		}
+		applyNFT(t, a, Diff(want, a.Observe(want.Keys()))...)
+		checkNFT(t, a, want)
+	}
+}
+
+// Whatever others do to our tables is noticed, told by name, and put right.
+func TestNFTHealsForeignEdits(t *testing.T) {
+	cleanNFT(t)
+	a := openNFT(t, nftOptions{Owner: OwnerNo})
+	want := everything()
+	reachNFT(t, a, want)
+	input := hoststate.ChainKey(inetTable, "input")
+	for _, c := range []struct {
+		edit string
+		key  hoststate.Key
+	}{
+		{"insert rule inet viaduct input drop", input},
+		{"add rule inet viaduct input tcp flags syn limit rate 3/second accept", input},
+		{"add rule inet viaduct input tcp dport { 22, 80 } accept", input},
+		{"add rule inet viaduct input ip ttl 1 drop", input},
+		{"add rule inet viaduct input ip saddr & 255.0.255.0 == 10.0.1.0 drop", input},
+		{"add rule inet viaduct input meta iiftype ether drop", input},
+		{"add rule inet viaduct input udp dport != 53 drop", input},
+		{"add rule inet viaduct input reject with tcp reset", input},
+		{"add rule inet viaduct input meta mark set 7", input},
+		{"add rule inet viaduct input meta l4proto != tcp drop", input},
+		{"add rule inet viaduct input ct direction original drop", input},
+		{"add rule inet viaduct input update @seen { ip saddr timeout 5s }", input},
+		{"add rule inet viaduct input log prefix \"x\"", input},
+		{"add rule inet viaduct postrouting masquerade random", hoststate.ChainKey(inetTable, "postrouting")},
+		{"add rule inet viaduct postrouting meta l4proto tcp snat ip to 192.0.2.1:1-2 random", hoststate.ChainKey(inetTable, "postrouting")},
+		{"add rule inet viaduct prerouting dnat ip to 192.0.2.1", hoststate.ChainKey(inetTable, "prerouting")},
+		{"flush chain inet viaduct input", input},
+		{"add chain inet viaduct input { policy drop; }", input},
+		{"add chain inet viaduct stranger { type filter hook output priority 5; }", hoststate.ChainKey(inetTable, "stranger")},
+		{"add set inet viaduct strange { type mark; flags interval; elements = { 1-5 }; }", hoststate.SetKey(inetTable, "strange")},
+		{"add map inet viaduct strange { type ifname : ipv4_addr; elements = { lo : 1.2.3.4 }; }", hoststate.SetKey(inetTable, "strange")},
+		{"delete element inet viaduct in { virbr0 }", element("in", nil, hoststate.IfName("virbr0")).Key()},
+		{"add element inet viaduct in { virbr7 : continue }", element("in", nil, hoststate.IfName("virbr7")).Key()},
+		{"add element inet viaduct services { 1.2.3.4 . 80 }",
+			element("services", nil, hoststate.Value{Type: "ipv4_addr", Addr: addr4(1, 2, 3, 4)}, hoststate.Port(80)).Key()},
+		{"add table inet viaduct { flags dormant; }", hoststate.Table{Ref: inetTable}.Key()},
+		{"flush table bridge viaduct", hoststate.ChainKey(bridgeTable, "guard")},
+	} {
+		nft(t, c.edit)
+		if keys := eventsUntil(t, a, c.key); len(keys) != 1 {
+			t.Errorf("%s: told of %v", c.edit, keys)
+		}
+		ops := Diff(want, a.Owned())
+		if len(ops) != 1 || ops[0].Key() != c.key {
+			t.Errorf("%s: to do:\n%s", c.edit, hoststate.FormatOps(ops))
+		}
+		applyNFT(t, a, ops...)
+		checkNFT(t, a, want)
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+}
+
+func TestNFTForeignTablesAreNotOurs(t *testing.T) {
+	cleanNFT(t)
+	a := openNFT(t, nftOptions{Owner: OwnerNo})
+	want := firewallBase()
+	reachNFT(t, a, want)
+	nft(t, "add table inet other; add chain inet other input { type filter hook input priority 0; }; add table ip viaduct; add chain ip viaduct input;")
+	nft(t, "add chain inet viaduct stranger") // an end to wait for
+	stranger := hoststate.ChainKey(inetTable, "stranger")
+	if keys := eventsUntil(t, a, stranger); len(keys) != 1 {
+		t.Errorf("told of %v", keys)
+	}
+	// A table of ours is replaced without a word about foreign ones.
+	if owned := a.Owned(); len(owned) != len(want)+1 {
+		t.Errorf("holds for ours: %v", owned.Keys())
+	}
+}
+
+// Of our own transactions we are not even told.
+func TestNFTMonitorIgnoresOwn(t *testing.T) {
+	cleanNFT(t)
+	var sockets [2]*nftSocket
+	for i := range sockets {
+		var err error
+		if sockets[i], err = openNFTSocket(nil); err != nil {
+			t.Fatal(err)
+		}
+		defer sockets[i].close()
+	}
+	m, err := openNFTMonitor(sockets[0].port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for i, s := range sockets {
+		table := hoststate.TableRef{Family: hoststate.Inet, Name: fmt.Sprint("by", i)}
+		if refused, err := s.commit([]nftMessage{addTable(table, 0)}); err != nil || len(refused) > 0 {
+			t.Fatal(refused, err)
+		}
+	}
+	buf := make([]byte, 8192)
+	n, err := m.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for msg := range nlMessages(buf[:n]) {
+		if name, _, _ := decodeTable(msg.body[nfHeaderLen:]); name != "by1" {
+			t.Errorf("told first of table %q by port %d", name, msg.port)
+		}
+	}
+}
+
+// When more changes at once than can be followed, everything is read again.
+func TestNFTSurvivesOverflow(t *testing.T) {
+	cleanNFT(t)
+	var log bytes.Buffer // read when nobody writes it any more
+	a := openNFT(t, nftOptions{Owner: OwnerNo, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	want := firewallBase()
+	reachNFT(t, a, want)
+	raw, err := a.monitor.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 1)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var flood strings.Builder
+	flood.WriteString("add table ip flood\n")
+	for n := range 2000 {
+		fmt.Fprintf(&flood, "add chain ip flood c%0200d\n", n)
+	}
+	flood.WriteString("delete chain inet viaduct forward\n")
+	nft(t, flood.String())
+	eventsUntil(t, a, hoststate.ChainKey(inetTable, "forward"))
+	reachNFT(t, a, want)
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "faster than it could be followed") {
+		t.Errorf("there was no overflow; the log:\n%s", log.String())
+	}
+}
