@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/lab"
 	"viaduct/internal/netdef"
 	"viaduct/internal/store"
 )
@@ -309,4 +310,7 @@ func (r *rig) obtain(mac netdef.MAC, mods ...mod) netip.Addr {
 	return given(ack.YourIPAddr)
 }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	lab.Init()
+	goleak.VerifyTestMain(m)
+}

@@ -168,7 +168,7 @@ func readFrames(conn FrameConn, buf []byte, handle func([]byte)) error {
 func (s *Server) receive(frame []byte) {
 	d, err := parseFrame(frame)
 	own := netdef.MAC(s.deps.Frames.HardwareAddr())
-	if err != nil || d.srcMAC == own || d.dstMAC != own && d.dstMAC != broadcastMAC {
+	if err != nil || d.srcMAC == own {
 		return
 	}
 	m, err := parseMessage(d.payload)
@@ -179,8 +179,7 @@ func (s *Server) receive(frame []byte) {
 	m.from = d.srcMAC
 
 	s.mu.Lock()
-	server := s.pool.server
-	if to := d.dst.Addr(); to != server && to != broadcastAddr && to != broadcast(s.pool.Address) {
+	if !s.pool.isAddressee(d) {
 		s.mu.Unlock()
 		return
 	}
@@ -189,6 +188,18 @@ func (s *Server) receive(frame []byte) {
 	r, do := s.carryOut(m, decide(s.pool, m, now), now)
 	s.mu.Unlock()
 	s.follow(r, do, 0)
+}
+
+// isAddressee reports whether a datagram is for us or for all. The address
+// decides, since the bridge may have got another MAC.
+func (s *settings) isAddressee(d datagram) bool {
+	switch d.dst.Addr() {
+	case s.server:
+		return true
+	case broadcastAddr, broadcast(s.Address):
+		return d.dstMAC.IsMulticast()
+	}
+	return false
 }
 
 // next is what follows a verdict once the lock is given back.
