@@ -56,8 +56,9 @@ func (n *Node) NewDaemon(binary string, o DaemonOptions) *Daemon {
 		n.Share(binary)
 	}
 	d := &Daemon{
-		ConfigDir: filepath.Join("/etc", o.Name),
-		StateDir:  filepath.Join("/var/lib", o.Name),
+		// Not /etc, where the machine's own definitions would show.
+		ConfigDir: filepath.Join("/var/lib", o.Name, "config"),
+		StateDir:  filepath.Join("/var/lib", o.Name, "state"),
 		RunDir:    filepath.Join("/run", o.Name),
 		node:      n, binary: binary, args: o.Args, env: o.Env,
 	}

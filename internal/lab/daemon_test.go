@@ -45,7 +45,7 @@ func TestDaemonIsStartedReadyAndRestarted(t *testing.T) {
 	}
 	d := h.StartDaemon(self, "--extra")
 	out := d.Output()
-	for _, want := range []string{"--config-dir /etc/viaduct", "--state-dir /var/lib/viaduct", "--run-dir /run/viaduct", "--socket /run/viaduct/viaduct.sock", "--extra"} {
+	for _, want := range []string{"--config-dir /var/lib/viaduct/config", "--state-dir /var/lib/viaduct/state", "--run-dir /run/viaduct", "--socket /run/viaduct/viaduct.sock", "--extra"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in %q", want, out)
 		}

@@ -75,37 +75,35 @@ var (
 	}
 	// Dhclient is ISC's, with the distribution's script.
 	Dhclient DHCPClient = &program{
-		name:  "dhclient",
-		tools: []string{"dhclient", "/sbin/dhclient-script", "ip"},
-		dirs:  []string{"/var/lib/dhcp"},
-		files: map[string]string{
-			"/etc/dhcp/dhclient-exit-hooks.d/zz-lab": hook,
-		},
-		argv:      []string{"dhclient", "-4", "-d", "-pf", labDir + "/dhclient.pid", "eth0"},
+		name:      "dhclient",
+		tools:     []string{"dhclient", dhclientScript, "ip"},
+		dirs:      []string{"/var/lib/dhcp"},
+		files:     map[string]string{labDir + "/dhclient.script": hookAfter(dhclientScript)},
+		argv:      append(dhclientArgv, "-d", "eth0"),
 		report:    hookFile,
 		isBound:   func(r map[string]string) bool { return dhclientBound[r["reason"]] },
 		hostname:  "new_host_name",
 		lease:     "new_dhcp_lease_time",
-		releaseBy: []string{"dhclient", "-4", "-d", "-r", "-pf", labDir + "/dhclient.pid", "eth0"},
+		releaseBy: append(dhclientArgv, "-d", "-r", "eth0"),
 	}
 	// Dhcpcd is Roy Marples', with the distribution's hooks, but without its
 	// five seconds of ARP probing.
 	Dhcpcd DHCPClient = &program{
 		name:  "dhcpcd",
-		tools: []string{"dhcpcd"},
+		tools: []string{"dhcpcd", dhcpcdHooks},
 		dirs:  []string{"/var/lib/dhcpcd"},
 		files: map[string]string{
-			"/etc/dhcpcd.conf": "hostname\nclientid\npersistent\noption domain_name_servers, domain_name, domain_search, host_name\n" +
+			labDir + "/dhcpcd.conf": "hostname\nclientid\npersistent\noption domain_name_servers, domain_name, domain_search, host_name\n" +
 				"option classless_static_routes, interface_mtu\nrequire dhcp_server_identifier\nnoipv4ll\nnoarp\n",
-			"/etc/dhcpcd.exit-hook": hook,
+			labDir + "/dhcpcd.script": hookAfter(dhcpcdHooks),
 		},
-		argv:      []string{"dhcpcd", "-B", "-4", "eth0"},
+		argv:      append(dhcpcdArgv, "-B", "eth0"),
 		report:    hookFile,
 		isBound:   func(r map[string]string) bool { return dhclientBound[r["reason"]] },
 		hostname:  "new_host_name",
 		lease:     "new_dhcp_lease_time",
 		renewBy:   syscall.SIGUSR1,
-		releaseBy: []string{"dhcpcd", "-4", "-k", "eth0"},
+		releaseBy: append(dhcpcdArgv, "-k", "eth0"),
 	}
 	// Networkd is systemd's. Without a D-Bus and systemd-resolved beside it,
 	// the lab writes resolv.conf from what it knows.
@@ -127,6 +125,23 @@ var (
 		settled:  networkdSettled,
 	}
 )
+
+// What the programs are and how each is called.
+const (
+	dhclientScript = "/sbin/dhclient-script"
+	dhcpcdHooks    = "/lib/dhcpcd/dhcpcd-run-hooks"
+)
+
+var (
+	dhclientArgv = []string{"dhclient", "-4", "-pf", "/run/dhclient.pid", "-sf", labDir + "/dhclient.script"}
+	dhcpcdArgv   = []string{"dhcpcd", "-4", "-f", labDir + "/dhcpcd.conf", "-c", labDir + "/dhcpcd.script"}
+)
+
+// hookAfter is a script that runs the distribution's and then reports. The
+// distribution's own folders for hooks are not ours to write in a user namespace.
+func hookAfter(script string) string {
+	return "#!/bin/sh\n" + script + ` "$@"` + "\nstatus=$?\n" + hook + "exit $status\n"
+}
 
 const networkdPath = "/lib/systemd/systemd-networkd"
 
