@@ -43,7 +43,7 @@ func (a *linkApplier) Owned() hoststate.State { return a.mirror.owned() }
 // oneByOne implements sequential: the kernel knows no transactions here.
 func (a *linkApplier) oneByOne() {}
 
-// contents implements container.
+// contents implements container. It does not know the settings of a link.
 func (a *linkApplier) contents(k hoststate.Key) []hoststate.Op { return a.mirror.restore(k.Name) }
 
 func (a *linkApplier) Apply(_ context.Context, ops []hoststate.Op) error {
@@ -344,6 +344,10 @@ func (a *linkApplier) applyRoute(verb hoststate.Verb, r hoststate.Route) error {
 	}
 	switch verb {
 	case hoststate.Delete:
+		// To the kernel no metric means any.
+		if len(a.Observe([]hoststate.Key{r.Key()})) == 0 {
+			return nil
+		}
 		return allow(a.rtnl.do(unix.RTM_DELROUTE, 0, body), unix.ESRCH, unix.ENODEV)
 	case hoststate.Change:
 		return a.rtnl.do(unix.RTM_NEWROUTE, netlink.Create|netlink.Replace, body)
@@ -374,8 +378,8 @@ func routeBody(index int, r hoststate.Route) ([]byte, error) {
 		if r.Via.IsValid() {
 			e.Bytes(unix.RTA_GATEWAY, r.Via.AsSlice())
 		}
-		if r.Metric != 0 {
-			e.Uint32(unix.RTA_PRIORITY, uint32(r.Metric))
+		if metric := routeIDOf(r, index).metric; metric != 0 {
+			e.Uint32(unix.RTA_PRIORITY, metric)
 		}
 	})
 }

@@ -23,8 +23,8 @@ import (
 // lets it catch up with what is waiting there, and then sees everything that
 // has happened so far, by our own hand or another's.
 //
-// A few changes the kernel does not announce, or late; the appliers add those
-// when they have made them.
+// A few changes the kernel announces late or, of links that are down, not at
+// all; the appliers add those when they have made them.
 type mirror struct {
 	rtnl    *rtnl
 	changes *changes
@@ -226,8 +226,9 @@ func (m *mirror) handle(typ, flags uint16, body []byte) {
 		}
 		if flags&unix.NLM_F_REPLACE != 0 {
 			m.dropRoutes(func(id routeID, _ routeInfo) bool {
-				id.index = ids[0].index
-				return id == ids[0] && !slices.Contains(ids, id)
+				twin := id
+				twin.index = ids[0].index
+				return twin == ids[0] && !slices.Contains(ids, id)
 			})
 		}
 		for _, id := range ids {
