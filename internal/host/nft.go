@@ -57,7 +57,7 @@ func newNFT(o nftOptions) (*nftApplier, error) {
 	}
 	a := &nftApplier{
 		names: slices.Clone(o.Tables), log: o.Log, socket: socket,
-		mirror:   &nftMirror{port: socket.port, objects: hoststate.State{}},
+		mirror:   newNFTMirror(socket.port),
 		dirty:    newDirtyTables(),
 		changes:  newChanges(),
 		requests: make(chan *nftRequest),

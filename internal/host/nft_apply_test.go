@@ -77,6 +77,40 @@ func TestNFTConcurrentApply(t *testing.T) {
 	checkNFT(t, a, want)
 }
 
+// Requests in one transaction can be in each other's way. Once the faulty one
+// is out, the others are judged by themselves.
+func TestNFTInnocentSuspect(t *testing.T) {
+	cleanNFT(t)
+	s, err := openNFTSocket(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	a := &nftApplier{names: testTables, socket: s, mirror: newNFTMirror(s.port)}
+	request := func(ops ...hoststate.Op) *nftRequest {
+		return &nftRequest{ops: ops, reply: make(chan error, 1)}
+	}
+	jump := verdict(hoststate.Jump, "net1")
+	net1, other := chain(inetTable, "net1", nil), hoststate.Table{Ref: bridgeTable}
+	entry := element("in", &jump, hoststate.IfName("virbr1"))
+	want := union(firewallBase(), state(net1))
+	base := request(Diff(want, nil)...)
+	faulty := request(remover(net1), create(element("nowhere", nil, hoststate.IfName("x"))))
+	innocent := request(create(entry))
+	a.commitMerged([]*nftRequest{base, faulty, innocent, request(create(other))})
+	if err := <-base.reply; err != nil {
+		t.Error(err)
+	}
+	if err := <-innocent.reply; err != nil {
+		t.Errorf("the innocent request: %v", err)
+	}
+	if err := <-faulty.reply; !errors.Is(err, unix.ENOENT) {
+		t.Errorf("the faulty request: %v", err)
+	}
+	want.Add(entry, other)
+	checkNFT(t, a, want)
+}
+
 func TestNFTRefusesWithoutAsking(t *testing.T) {
 	cleanNFT(t)
 	a := openNFT(t, nftOptions{})

@@ -20,6 +20,10 @@ type nftMirror struct {
 	tables  map[hoststate.TableRef]nftTable
 }
 
+func newNFTMirror(port uint32) *nftMirror {
+	return &nftMirror{port: port, objects: hoststate.State{}, tables: map[hoststate.TableRef]nftTable{}}
+}
+
 // observe returns those of the objects that exist.
 func (m *nftMirror) observe(keys []hoststate.Key) hoststate.State {
 	m.mu.RLock()

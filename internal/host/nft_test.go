@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"viaduct/internal/hoststate"
 	"viaduct/internal/lab"
@@ -104,7 +106,7 @@ func readNFT(t testing.TB) hoststate.State {
 		t.Fatal(err)
 	}
 	defer s.close()
-	a := &nftApplier{names: testTables, socket: s, mirror: &nftMirror{objects: hoststate.State{}}}
+	a := &nftApplier{names: testTables, socket: s, mirror: newNFTMirror(s.port)}
 	if err := a.load(); err != nil {
 		t.Fatal(err)
 	}
@@ -234,11 +236,49 @@ func script(s hoststate.State) string {
 	return b.String()
 }
 
+// bytesNFT is what the kernel goes by in the tests' rules and sets, in hex. It
+// has details that nft does not list.
+func bytesNFT(t testing.TB) []string {
+	t.Helper()
+	s, err := openNFTSocket(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	var rules, sets []string
+	for _, table := range testTables {
+		var last []string
+		for typ, list := range map[uint16]*[]string{unix.NFT_MSG_GETRULE: &rules, unix.NFT_MSG_GETSET: &sets} {
+			err := s.dump(named(typ, table, 0, ""), func(_ uint8, b []byte) {
+				if b == nil {
+					last = nil
+				} else if typ == unix.NFT_MSG_GETRULE {
+					last = append(last, fmt.Sprintf("%s %s %x", table, strIn(b, unix.NFTA_RULE_CHAIN), attrIn(b, unix.NFTA_RULE_EXPRESSIONS)))
+				} else {
+					line := fmt.Sprintf("%s %s", table, strIn(b, unix.NFTA_SET_NAME))
+					for _, a := range []uint16{unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN, unix.NFTA_SET_DATA_TYPE,
+						unix.NFTA_SET_DATA_LEN, unix.NFTA_SET_TIMEOUT, unix.NFTA_SET_DESC} {
+						line += fmt.Sprintf(" %x", attrIn(b, a))
+					}
+					last = append(last, line)
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			*list = append(*list, last...)
+		}
+	}
+	slices.Sort(rules) // in a chain their order is compared by what nft lists
+	slices.Sort(sets)
+	return append(rules, sets...)
+}
+
 func TestNFTListsAsWritten(t *testing.T) {
 	cleanNFT(t)
 	want := everything()
 	nft(t, script(want))
-	byNFT := nft(t, "list ruleset")
+	byNFT, bytesByNFT := nft(t, "list ruleset"), bytesNFT(t)
 	readBack := readNFT(t)
 	nft(t, "flush ruleset")
 
@@ -247,6 +287,9 @@ func TestNFTListsAsWritten(t *testing.T) {
 	byUs := nft(t, "list ruleset")
 	if diff := cmp.Diff(byNFT, byUs); diff != "" {
 		t.Errorf("nft lists what we wrote otherwise (-nft's own +ours):\n%s", diff)
+	}
+	if diff := cmp.Diff(bytesByNFT, bytesNFT(t)); diff != "" {
+		t.Errorf("the kernel keeps other bytes of what we wrote (-nft's own +ours):\n%s", diff)
 	}
 	if left := Diff(want, readBack); len(left) > 0 {
 		t.Errorf("what nft wrote reads otherwise:\n%s", hoststate.FormatOps(left))
