@@ -60,7 +60,7 @@ type Server struct {
 	closed   bool
 
 	// durable carries ACKs whose lease is on disk. It has room for all in flight.
-	durable chan reply
+	durable chan *reply
 	quit    chan struct{}
 	running sync.WaitGroup
 
@@ -83,10 +83,11 @@ func Start(c Config, deps Deps) (*Server, error) {
 		deps.Frames.Close()
 		return nil, err
 	}
+	deps.Log = deps.Log.With("network", c.Name)
 	s := &Server{
-		deps: deps, log: newThrottle(deps.Log.With("network", c.Name), deps.Now),
+		deps: deps, log: newThrottle(deps.Log, deps.Now),
 		pool:    newPool(settings, deps.Leases, deps.Now()),
-		durable: make(chan reply, maxInFlight), quit: make(chan struct{}),
+		durable: make(chan *reply, maxInFlight), quit: make(chan struct{}),
 	}
 	deps.Leases.ReserveNames(settings.reserved)
 	s.running.Go(s.listen)
@@ -131,14 +132,8 @@ func (s *Server) Close() error {
 
 func (s *Server) listen() {
 	if err := readFrames(s.deps.Frames, make([]byte, maxFrame), s.receive); err != nil {
-		s.deps.Log.Error("dhcp server is deaf", "network", s.name(), "error", err)
+		s.deps.Log.Error("dhcp server is deaf", "error", err)
 	}
-}
-
-func (s *Server) name() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.pool.Name
 }
 
 // maxReadFailures in a row mean that a connection will not recover.
@@ -224,7 +219,7 @@ func (s *Server) follow(r reply, do next, conflicts int) {
 // The caller holds the lock.
 func (s *Server) carryOut(m *message, v verdict, now time.Time) (reply, next) {
 	if s.deps.Log.Enabled(context.Background(), slog.LevelDebug) {
-		s.deps.Log.Debug("dhcp", "network", s.pool.Name, "client", m.mac, "message", m.kind, "verdict", v)
+		s.deps.Log.Debug("dhcp", "client", m.mac, "message", m.kind, "verdict", v)
 	}
 	r := reply{settings: s.pool.settings, to: m, verdict: v}
 	switch v.action {
@@ -310,7 +305,7 @@ func (s *Server) commit(r reply, now time.Time) {
 	p.leases.Put(l, func(err error) {
 		r.err = err
 		select {
-		case s.durable <- r:
+		case s.durable <- &r:
 		case <-s.quit:
 		}
 	})
@@ -338,7 +333,7 @@ func (s *Server) confirm() {
 				s.logFailure(r.err)
 				continue
 			}
-			s.send(r)
+			s.send(*r)
 		case <-s.quit:
 			return
 		}

@@ -105,6 +105,8 @@ func TestNoAckBeforeTheLeaseIsOnDisk(t *testing.T) {
 	if ack := r.receive(); ack.MessageType() != dhcpv4.MessageTypeAck || ack.TransactionID != selecting.TransactionID {
 		t.Errorf("after the write: %v", ack)
 	}
+	r.settled()
+	r.silent()
 }
 
 func TestNoAckIfTheDiskFails(t *testing.T) {
