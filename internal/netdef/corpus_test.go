@@ -77,3 +77,29 @@ func TestCorpusPort(t *testing.T) {
 		}
 	})
 }
+
+func TestCorpusUpdate(t *testing.T) {
+	corpus(t, "networkxml2xmlupdate", func(t *testing.T, c corpusCase, read func(string) []byte) {
+		n, err := Parse(read(c.Input))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := n.Format(FormatOptions{})
+		updated, err := n.Update(UpdateCommand(c.CommandNumber), Section(c.SectionNumber), c.ParentIndex, read(c.Update))
+		if diff := cmp.Diff(before, n.Format(FormatOptions{})); diff != "" {
+			t.Errorf("the network itself changed (-want +got)\n%s", diff)
+		}
+		if c.Expect != "ok" {
+			if err == nil {
+				t.Fatal("updated, want an error")
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(read(c.Expected)), updated.Format(FormatOptions{})); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	})
+}

@@ -75,6 +75,7 @@ func (p *domParser) document() (*element, error) {
 	if len(p.data) > maxDocument {
 		return nil, Errorf(ErrXMLDetail, "%s: document of %d bytes is too large, limit is %d bytes", p.what, len(p.data), maxDocument)
 	}
+	p.data = bytes.TrimPrefix(p.data, []byte("\xef\xbb\xbf")) // a byte order mark
 	p.dec = xml.NewDecoder(bytes.NewReader(p.data))
 	p.scopes = map[string][]string{}
 	for {

@@ -121,6 +121,15 @@ func TestErrorPlace(t *testing.T) {
 	}
 }
 
+// What libvirt and editors put before the document does no harm.
+func TestProlog(t *testing.T) {
+	n, err := Parse([]byte("\xef\xbb\xbf<?xml version='1.0' encoding='UTF-8'?>\n<!--\nWARNING: DO NOT EDIT\n-->\n" +
+		"<!DOCTYPE network>\n" + net("") + "\n<!-- end -->\n"))
+	if err != nil || n.Name != "n" {
+		t.Errorf("got %v, %v", n, err)
+	}
+}
+
 func TestBlanks(t *testing.T) {
 	n, err := Parse([]byte("<network><name>n</name><uuid>\n 81FF0D90C91E674264DA4A736EDB9A9B\n</uuid>" +
 		"<bridge name='a\n\tb'/><dns><host ip='10.0.0.1'><hostname>\n  h\n</hostname></host></dns></network>"))

@@ -59,3 +59,30 @@ func FuzzParsePort(f *testing.F) {
 		}
 	})
 }
+
+// An update answers with another network or an error and leaves its own alone.
+func FuzzUpdate(f *testing.F) {
+	for _, piece := range []string{
+		"<host mac='52:54:00:00:00:01' name='h' ip='192.168.5.5'/>", "<host ip='10.0.0.1'><hostname>x</hostname></host>",
+		"<range start='192.168.5.22' end='192.168.5.29'/>", "<interface dev='eth1'/>", "<portgroup name='p'><vlan><tag id='1'/></vlan></portgroup>",
+		"<txt name='a' value='b'/>", "<srv service='s' protocol='tcp' target='t' port='5'/>",
+	} {
+		for section := SectionBridge; section <= SectionDNSSRV; section++ {
+			f.Add(int(UpdateAddLast), int(section), -1, []byte(piece))
+		}
+	}
+	f.Fuzz(func(t *testing.T, command, section, parent int, piece []byte) {
+		n := mustParse(t, updatable)
+		before := n.Format(FormatOptions{})
+		updated, err := n.Update(UpdateCommand(command), Section(section), parent, piece)
+		if (updated == nil) == (err == nil) {
+			t.Fatalf("got %v and %v", updated, err)
+		}
+		if updated != nil {
+			updated.Format(FormatOptions{})
+		}
+		if after := n.Format(FormatOptions{}); after != before {
+			t.Fatalf("was\n%s\nis\n%s", before, after)
+		}
+	})
+}

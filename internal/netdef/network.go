@@ -4,9 +4,9 @@
 package netdef
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -209,6 +209,18 @@ func (l LeaseTime) Duration() time.Duration {
 	return time.Duration(l.Expiry) * unit
 }
 
+// String is the time as dnsmasq and people write it, such as "90m".
+func (l LeaseTime) String() string {
+	if l.Expiry == 0 {
+		return "infinite"
+	}
+	unit := "m"
+	if l.Unit != "" {
+		unit = l.Unit[:1]
+	}
+	return strconv.FormatUint(l.Expiry, 10) + unit
+}
+
 // DHCPRange is a range of addresses for guests, both ends included.
 type DHCPRange struct {
 	Start, End netip.Addr
@@ -224,16 +236,6 @@ type DHCPHost struct {
 	Name  string
 	IP    netip.Addr
 	Lease *LeaseTime
-}
-
-// String is the reservation as libvirt shows it in errors.
-func (h DHCPHost) String() string {
-	shown := func(s string) string { return cmp.Or(s, "unknown") }
-	address := ""
-	if h.IP.IsValid() {
-		address = h.IP.String()
-	}
-	return fmt.Sprintf("<host mac='%s' name='%s' ip='%s'/>", shown(h.MAC), shown(h.Name), shown(address))
 }
 
 // Route is a static <route>.

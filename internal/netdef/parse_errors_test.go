@@ -460,11 +460,11 @@ func TestParseRefuses(t *testing.T) {
 		{net("<title>a\nb</title>"),
 			ErrXML, `Network title can't contain newlines`},
 		// Newer than libvirt 9.0, or ours.
-		{net(`<title>ab</title>`),
+		{net("<title>a\u0085b</title>"),
 			ErrXMLDetail, "invalid char in title: \u0085"},
-		{net(`<description>ab</description>`),
+		{net("<description>a\u0085b</description>"),
 			ErrXMLDetail, "invalid char in description: \u0085"},
-		{net(`<bridge name='a'/>`),
+		{net("<bridge name='a\u0085'/>"),
 			ErrXMLDetail, `attribute 'name' of element <bridge> holds a control character: "a\u0085"`},
 		{net(`<domain name='d' register='x'/>`),
 			ErrXML, `Invalid value for attribute 'register' in element 'domain': 'x'.`},
