@@ -69,7 +69,7 @@ func (r *reader) identity(root *element, n *Network) {
 	name := root.child("name")
 	n.Name = name.text()
 	r.network = n.Name
-	r.refuse(n.Name == "", root, ErrNoName, "%s", "")
+	r.refuse(n.Name == "", root, ErrNoName, "missing name information")
 	illegal := func(c rune) bool { return c == '/' || unicode.IsControl(c) }
 	if i := strings.IndexFunc(n.Name, illegal); i >= 0 {
 		r.illegalChar(name, n.Name[i:])

@@ -50,9 +50,9 @@ func TestParseRefuses(t *testing.T) {
 	place := regexp.MustCompile(`^line 1, <[a-zA-Z:]+>$`)
 	for _, c := range []refusal{
 		{`<network></network>`,
-			ErrNoName, ``},
+			ErrNoName, `missing name information`},
 		{`<network><name/></network>`,
-			ErrNoName, ``},
+			ErrNoName, `missing name information`},
 		{`<network><name>a/b</name></network>`,
 			ErrXMLDetail, `invalid char in name: /`},
 		{"<network><name>a\nb</name></network>",

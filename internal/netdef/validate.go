@@ -31,7 +31,7 @@ func (n *Network) checkName() *Error {
 	const longest = 255 - len(".xml")
 	switch {
 	case n.Name == "":
-		return Errorf(ErrNoName, "")
+		return Errorf(ErrNoName, "missing name information")
 	case strings.ContainsAny(n.Name, "/\n"):
 		bad := n.Name[strings.IndexAny(n.Name, "/\n")]
 		return Errorf(ErrXMLDetail, "invalid char in name: %c", bad)

@@ -74,7 +74,7 @@ func TestValidateRefuses(t *testing.T) {
 // Whoever fills in a Network by hand meets the same rules about its name.
 func TestValidateName(t *testing.T) {
 	for _, c := range []refusal{
-		{"", ErrNoName, ""},
+		{"", ErrNoName, "missing name information"},
 		{"a/b", ErrXMLDetail, "invalid char in name: /"},
 		{"a\nb", ErrXMLDetail, "invalid char in name: \n"},
 	} {
