@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 
 	"viaduct/internal/engine"
 )
@@ -127,8 +128,8 @@ func (c *Client) Plan(ctx context.Context, ref string) (Plan, error) {
 }
 
 // Reload makes the daemon reread the definitions.
-func (c *Client) Reload(ctx context.Context) (ReloadReport, error) {
-	return call[ReloadReport](ctx, c, http.MethodPost, "/v1/reload", nil)
+func (c *Client) Reload(ctx context.Context) (engine.ReloadReport, error) {
+	return call[engine.ReloadReport](ctx, c, http.MethodPost, "/v1/reload", nil)
 }
 
 // Events calls each with everything that happens to the network, or to all if
@@ -221,11 +222,12 @@ func (c *Client) send(ctx context.Context, method, path string, xml []byte) (io.
 // explain tells a daemon that is not there from a connection that broke.
 func (c *Client) explain(ctx context.Context, err error) error {
 	var op *net.OpError
+	var errno syscall.Errno
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.As(err, &op) && op.Op == "dial":
-		return &UnreachableError{Socket: c.socket, Err: op.Err}
+	case errors.As(err, &op) && op.Op == "dial" && errors.As(err, &errno):
+		return &UnreachableError{Socket: c.socket, Err: errno}
 	}
 	return fmt.Errorf("talk to the daemon at %s: %w", c.socket, err)
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"viaduct/internal/engine"
 	"viaduct/internal/netdef"
@@ -44,7 +43,7 @@ var routes = []route{
 	{"POST /v1/networks/{ref}/destroy", nil, act(API.Destroy)},
 	{"PUT /v1/networks/{ref}/autostart", nil, act(autostart(true))},
 	{"DELETE /v1/networks/{ref}/autostart", nil, act(autostart(false))},
-	{"POST /v1/reload", nil, reload},
+	{"POST /v1/reload", nil, func(_ *Server, r request) (any, error) { return r.api.Reload(r.Context()) }},
 }
 
 // xmlText is an answer that is XML rather than JSON.
@@ -190,11 +189,6 @@ func getPlan(_ *Server, r request) (any, error) {
 	return p, err
 }
 
-func reload(_ *Server, r request) (any, error) {
-	report, err := r.api.Reload(r.Context())
-	return reportOf(report), err
-}
-
 // streamEvents writes one JSON object a line for each event, until the client
 // goes away, lags too far behind, or the daemon stops. The answer's header is
 // sent once the subscription stands, so a client that has it misses nothing.
@@ -219,8 +213,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	out := http.NewResponseController(w)
-	// A stream has no end that the request's deadline could be for.
-	if out.SetReadDeadline(time.Time{}) != nil || out.Flush() != nil {
+	if out.Flush() != nil {
 		return
 	}
 	lines := json.NewEncoder(w)

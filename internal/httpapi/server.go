@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,8 +64,6 @@ type Server struct {
 	// Version is that of the program.
 	Version string
 	Log     *slog.Logger
-
-	readTimeout time.Duration // 0: bodyTimeout; tests are less patient
 }
 
 // Serve answers on l, which it closes, until ctx is done. Requests that are
@@ -78,7 +75,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       cmp.Or(s.readTimeout, bodyTimeout),
+		ReadTimeout:       bodyTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),

@@ -73,28 +73,6 @@ type Plan struct {
 	Operations []string `json:"operations"`
 }
 
-// ReloadReport says what rereading the definitions did, by network name.
-type ReloadReport struct {
-	Changed []string        `json:"changed"`
-	Added   []string        `json:"added"`
-	Removed []string        `json:"removed"`
-	Failed  []ReloadFailure `json:"failed"`
-}
-
-// ReloadFailure is a file that was not taken over. What it used to say stays in effect.
-type ReloadFailure struct {
-	File  string `json:"file"`
-	Error string `json:"error"`
-}
-
-func reportOf(r engine.ReloadReport) ReloadReport {
-	w := ReloadReport{Changed: list(r.Changed), Added: list(r.Added), Removed: list(r.Removed), Failed: []ReloadFailure{}}
-	for _, f := range r.Failed {
-		w.Failed = append(w.Failed, ReloadFailure(f))
-	}
-	return w
-}
-
 // list is s as a JSON array even if it is nil.
 func list[T any](s []T) []T {
 	if s == nil {

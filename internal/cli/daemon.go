@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+
+	"viaduct/internal/daemon"
+	"viaduct/internal/engine"
+	"viaduct/internal/httpapi"
+	"viaduct/internal/libvirtrpc"
+)
+
+var logLevels = []string{"debug", "info", "warn", "error"}
+
+var daemonFlags = []flag{
+	{name: "config-dir", value: "DIR", help: "definitions are in DIR", fallback: "/etc/viaduct"},
+	{name: "state-dir", value: "DIR", help: "leases are in DIR", fallback: "/var/lib/viaduct"},
+	{name: "run-dir", value: "DIR", help: "what ends with the host is in DIR", fallback: "/run/viaduct"},
+	{name: "socket-group", value: "GROUP", help: "members of GROUP may change networks", fallback: "viaduct"},
+	{name: "libvirt-socket", value: "SOCKET", help: "answer libvirt's clients at SOCKET too (only the first few calls so far)"},
+	{name: "libvirt-dir", value: "DIR", help: "keep the default network clear of libvirt's own in DIR", fallback: "/etc/libvirt/qemu/networks"},
+	{name: "table-owner", value: "MODE", help: "let the kernel protect our nftables tables: MODE is yes, no, or auto for if it can", fallback: "auto", choices: []string{"auto", "yes", "no"}},
+	{name: "resolv-conf", value: "FILE", help: "FILE lists the servers that guests' DNS queries go to", fallback: "/etc/resolv.conf"},
+	{name: "no-default", help: "do not create the network default at the first start"},
+	{name: "log-level", value: "LEVEL", help: "log from LEVEL on: debug, info, warn or error", fallback: "info", choices: logLevels},
+}
+
+func runDaemon(c *call) error {
+	log, err := logger(c)
+	if err != nil {
+		return err
+	}
+	switch c.text("table-owner") {
+	case "auto", "yes", "no":
+	default:
+		return usagef("unknown --table-owner '%s': it is auto, yes or no", c.text("table-owner"))
+	}
+	config := daemon.Config{
+		ConfigDir: c.text("config-dir"), StateDir: c.text("state-dir"), RunDir: c.text("run-dir"),
+		TableOwner: c.text("table-owner"), ResolvConf: c.text("resolv-conf"), NoDefault: c.is("no-default"),
+		LibvirtDirs: []string{c.text("libvirt-dir")}, Log: log,
+		Doors: []daemon.Door{{
+			Name:    "api",
+			Sockets: []daemon.Socket{{Path: c.socket, Mode: 0o660, Group: c.text("socket-group")}},
+			Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
+				return (&httpapi.Server{API: httpapi.Of(e), Version: Version(), Log: log}).Serve(ctx, l)
+			},
+		}},
+	}
+	if path := c.text("libvirt-socket"); path != "" {
+		config.Doors = append(config.Doors, daemon.Door{
+			Name:    "libvirt",
+			Sockets: []daemon.Socket{{Path: path, Mode: 0o660, Group: c.text("socket-group")}},
+			Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
+				return libvirtrpc.Serve(ctx, l, e)
+			},
+		})
+	}
+	return daemon.Run(c, config)
+}
+
+// logger writes to the standard error. Under systemd the journal knows the
+// time itself.
+func logger(c *call) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.text("log-level"))); err != nil {
+		return nil, usagef("unknown --log-level '%s': it is debug, info, warn or error", c.text("log-level"))
+	}
+	options.Level = level
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	return slog.New(slog.NewTextHandler(c.errs, options)), nil
+}

@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"viaduct/internal/httpapi"
+	"viaduct/internal/netdef"
+	"viaduct/internal/plan"
+)
+
+var definitionVerbs = []verb{
+	{
+		name: "net-define", virsh: true, group: groupNetworks, operands: oneFile,
+		short: "define a persistent network, or change one, from an XML file",
+		long:  "A change to an active network is kept for its next start.\nThe file - is the standard input.",
+		run: func(c *call) error {
+			xml, err := c.file()
+			if err != nil {
+				return err
+			}
+			n, err := c.client.Define(c, xml)
+			if err != nil {
+				return failing(err, "Failed to define network from %s", c.operand("file"))
+			}
+			return c.done(n, "Network %s defined from %s", n.Name, c.operand("file"))
+		},
+	},
+	{
+		name: "net-create", virsh: true, group: groupNetworks, operands: oneFile,
+		short: "create and start a transient network from an XML file",
+		long:  "It ends when it is stopped or the host restarts.\nThe file - is the standard input.",
+		run: func(c *call) error {
+			xml, err := c.file()
+			if err != nil {
+				return err
+			}
+			n, err := c.client.Create(c, xml)
+			if err != nil {
+				return failing(err, "Failed to create network from %s", c.operand("file"))
+			}
+			return c.done(n, "Network %s created from %s", n.Name, c.operand("file"))
+		},
+	},
+	{
+		name: "net-dumpxml", virsh: true, group: groupNetworks, run: netDumpXML,
+		short: "print the definition of a network as XML", operands: oneNetwork(anyNetwork),
+		flags: []flag{{name: "inactive", help: "print what takes effect at the next start"}},
+	},
+	{
+		name: "net-edit", virsh: true, group: groupNetworks, run: netEdit,
+		short: "edit the definition of a network", operands: oneNetwork(anyNetwork),
+		long: "Opens the XML in $VISUAL, $EDITOR or vi. What comes out is checked before it\n" +
+			"replaces anything, and takes effect at the network's next start.",
+	},
+	{
+		name: "net-validate", group: groupNetworks, operands: oneFile, run: netValidate,
+		short: "check a definition without touching anything",
+		long: "Prints the definition in its canonical form, or the line and element that is\n" +
+			"wrong. Needs no daemon. The file - is the standard input.",
+	},
+}
+
+var oneFile = []operand{{name: "file", help: "file with a network's XML"}}
+
+// file reads the file that a verb is about, as far as a definition may reach.
+func (c *call) file() ([]byte, error) {
+	path := c.operand("file")
+	in := c.in
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, openError(path, err)
+		}
+		defer f.Close()
+		in = f
+	}
+	xml, err := io.ReadAll(io.LimitReader(in, httpapi.MaxBody+1))
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	if len(xml) > httpapi.MaxBody {
+		return nil, fmt.Errorf("file '%s' is larger than %d octets", path, httpapi.MaxBody)
+	}
+	return xml, nil
+}
+
+func netDumpXML(c *call) error {
+	n, err := c.network()
+	if err != nil {
+		return err
+	}
+	xml, err := c.client.XML(c, n.UUID.String(), c.is("inactive"))
+	if err != nil {
+		return err
+	}
+	return c.xml(xml)
+}
+
+// xml prints a definition.
+func (c *call) xml(text string) error {
+	if c.output == formatJSON {
+		return c.json(map[string]string{"xml": text})
+	}
+	_, err := io.WriteString(c.out, text)
+	return err
+}
+
+// check reads a definition as the daemon would.
+func check(xml []byte) (*netdef.Network, error) {
+	n, err := netdef.Parse(xml)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.Validate(); err != nil {
+		return nil, err
+	}
+	return n, plan.Check(n)
+}
+
+func netValidate(c *call) error {
+	xml, err := c.file()
+	if err != nil {
+		return err
+	}
+	n, err := check(xml)
+	if err != nil {
+		return failing(err, "Failed to validate network from %s", c.operand("file"))
+	}
+	return c.xml(n.Format(netdef.FormatOptions{Inactive: true}))
+}
