@@ -181,7 +181,10 @@ func (e *Engine) adoptOne(s store.Status) (*network, plan.Fragment, error) {
 		n = &network{id: def.UUID, name: def.Name}
 	}
 	n.ports = ports
-	f, err := plan.Network(def, e.facts(n, def.Bridge.Name, s.DNSPort))
+	if _, exists := e.Host.Link(def.Bridge.Name); exists {
+		n.ports = e.portsIn(def.Bridge.Name, ports)
+	}
+	f, err := plan.Network(def, e.facts(n, s.DNSPort))
 	if err != nil {
 		return nil, plan.Fragment{}, err
 	}

@@ -273,7 +273,9 @@ func (e *Engine) planned(n *network) ([]hoststate.Op, error) {
 	def, old, active := n.definition().Clone(), n.fragment, n.live != nil
 	e.mu.Unlock()
 	dnsPort := n.dnsPort
-	if !active {
+	if active {
+		e.notePorts(n, def.Bridge.Name)
+	} else {
 		if err := e.collisions(n, def); err != nil {
 			return nil, err
 		}
@@ -282,7 +284,7 @@ func (e *Engine) planned(n *network) ([]hoststate.Op, error) {
 			return nil, err
 		}
 	}
-	next, err := plan.Network(def, e.facts(n, def.Bridge.Name, dnsPort))
+	next, err := plan.Network(def, e.facts(n, dnsPort))
 	if err != nil {
 		return nil, err
 	}

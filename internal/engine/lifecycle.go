@@ -36,7 +36,7 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 	if err != nil {
 		return err
 	}
-	next, err := plan.Network(def, e.facts(n, def.Bridge.Name, dnsPort))
+	next, err := plan.Network(def, e.facts(n, dnsPort))
 	if err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
@@ -124,9 +124,10 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 		return err
 	}
 	e.mu.Lock()
-	dnsPort := n.dnsPort
+	dnsPort, bridge := n.dnsPort, n.live.Bridge.Name
 	e.mu.Unlock()
-	next, err := plan.Network(def, e.facts(n, def.Bridge.Name, dnsPort))
+	e.notePorts(n, bridge)
+	next, err := plan.Network(def, e.facts(n, dnsPort))
 	if err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
@@ -138,13 +139,8 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	_, err = e.transition(ctx, n, next)
 	if err == nil {
 		e.mu.Lock()
-		moved := n.live.Bridge.Name != def.Bridge.Name
 		n.live = def
 		e.mu.Unlock()
-		if moved {
-			// The old bridge is gone, so its ports can be plugged into the new one.
-			_, err = e.reconcile(ctx, n)
-		}
 	}
 	if put := e.Store.PutStatus(e.status(n)); put != nil && err == nil {
 		err = put

@@ -25,30 +25,36 @@ type port struct {
 // another switch.
 var guestKinds = map[string]bool{"tun": true, "veth": true, "vif": true, "macvtap": true}
 
-// facts collects what a plan needs to know of the host. Links that were in the
-// bridge and have no bridge now are asked for again: notePorts has forgotten
-// those that left on purpose.
-func (e *Engine) facts(n *network, bridge string, dnsPort uint16) plan.Facts {
+// facts collects what a plan needs to know of the host. All known ports are
+// wanted in the bridge: notePorts has forgotten those that left on purpose.
+// One that is in a foreign bridge now is not taken out of it.
+func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 	e.mu.Lock()
 	known := n.ports
 	e.mu.Unlock()
-	plugged := map[string]bool{}
-	for _, p := range known {
-		plugged[p.name] = p.plugged
-	}
 	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6}
-	present := map[string]bool{}
-	for _, l := range e.Host.Ports(bridge) {
-		present[l.Name] = true
-		f.Ports = append(f.Ports, plan.Port{Link: l.Name, Guest: guestKinds[l.Kind], Replug: plugged[l.Name]})
-	}
 	for _, p := range known {
-		l, ok := e.Host.Link(p.name)
-		if ok && !present[p.name] && l.Index == p.index && l.Master == "" {
-			f.Ports = append(f.Ports, plan.Port{Link: l.Name, Guest: guestKinds[l.Kind], Replug: true})
+		if l, ok := e.Host.Link(p.name); ok && l.Index == p.index && e.ours(n, l.Master) {
+			f.Ports = append(f.Ports, plan.Port{Link: l.Name, Guest: guestKinds[l.Kind]})
 		}
 	}
 	return f
+}
+
+// ours reports whether a port of that bridge, "" for none, may be plugged into
+// the network.
+func (e *Engine) ours(n *network, bridge string) bool {
+	if bridge == "" {
+		return true
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, d := range n.definitions() {
+		if d != nil && d.Bridge.Name == bridge {
+			return true
+		}
+	}
+	return false
 }
 
 // portsIn lists the links in a bridge, and of the known ports those that

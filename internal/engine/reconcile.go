@@ -201,7 +201,7 @@ func (e *Engine) reconcile(ctx context.Context, n *network) ([]hoststate.Op, err
 	if live == nil {
 		return nil, nil
 	}
-	next, err := plan.Network(live, e.facts(n, live.Bridge.Name, dnsPort))
+	next, err := plan.Network(live, e.facts(n, dnsPort))
 	if err != nil {
 		return nil, err
 	}

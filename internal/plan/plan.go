@@ -30,9 +30,6 @@ type Port struct {
 	// Guest says that the link ends in a guest (tap, veth, vif) and not in a
 	// wire, so that it cannot be part of a loop through another switch.
 	Guest bool
-	// Replug says that the plan should make it a port of the bridge; without
-	// it the plan takes the membership as it is.
-	Replug bool
 }
 
 // Fragment is one network's part of the host.
@@ -99,9 +96,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		f.Own.Add(hoststate.Address{Link: bridge, Prefix: ip.Prefix()})
 	}
 	for _, p := range facts.Ports {
-		if p.Replug {
-			f.Own.Add(hoststate.Member{Link: p.Link, Bridge: bridge})
-		}
+		f.Own.Add(hoststate.Member{Link: p.Link, Bridge: bridge})
 	}
 	if n.Forward.Mode != netdef.ModeNone && len(subnets(n)) > 0 {
 		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})

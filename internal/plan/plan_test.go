@@ -34,7 +34,7 @@ var networks = []struct {
 		<ip address='10.1.0.1' prefix='16'/><ip address='10.2.0.1' prefix='16'/></network>`},
 	{name: "nat-ports", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/><mtu size='9000'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`,
-		facts: Facts{Ports: []Port{{Link: "vnet0", Guest: true}, {Link: "vnet1", Guest: true, Replug: true}}}},
+		facts: Facts{Ports: []Port{{Link: "vnet0", Guest: true}, {Link: "vnet1", Guest: true}}}},
 	{name: "nat-real-stp", xml: head + `<forward mode='nat'/><bridge name='virbr0' delay='4'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`},
 	{name: "nat-wire", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
