@@ -286,6 +286,19 @@ func code(c int, lines ...string) func(mdns.ResponseWriter, *mdns.Msg) {
 	return func(w mdns.ResponseWriter, m *mdns.Msg) { w.WriteMsg(compose(m, c, lines...)) }
 }
 
+// hold runs an upstream on 127.0.0.2 that answers once it is released.
+func hold(t *testing.T) (u *upstream, release func()) {
+	t.Helper()
+	released := make(chan struct{})
+	u = serve(t, 2, 0, func(w mdns.ResponseWriter, m *mdns.Msg) {
+		<-released
+		records("@ 60 A 192.0.2.1")(w, m)
+	})
+	release = sync.OnceFunc(func() { close(released) })
+	t.Cleanup(release)
+	return u, release
+}
+
 // silence is a handler that never answers.
 func silence(mdns.ResponseWriter, *mdns.Msg) {}
 

@@ -206,12 +206,21 @@ func TestAllSilent(t *testing.T) {
 	}
 }
 
-func TestNoServers(t *testing.T) {
+// TestHostAsksUs has the host's list of resolvers name our own server, which
+// must not ask itself.
+func TestHostAsksUs(t *testing.T) {
 	f := newFixture(t)
+	f.resolver.patience, f.resolver.limit = time.Minute, time.Minute // nothing may wait for a timeout
 	s := f.start(forwarding, nil)
-	f.nameservers(&upstream{addr: s.addr}) // the host asks us
+	us := &upstream{addr: s.addr}
+	f.nameservers(us)
 	if got := s.ask(t, "a.example.", mdns.TypeA); got != "SERVFAIL" {
-		t.Errorf("got %s", got)
+		t.Errorf("no other server: got %s", got)
+	}
+	f.nameservers(us, serve(t, 2, s.addr.Port(), records("@ 60 A 192.0.2.1")))
+	f.clock.advance(time.Second)
+	if got := s.ask(t, "a.example.", mdns.TypeA); got != "NOERROR A 192.0.2.1 ttl 60" {
+		t.Errorf("another server: got %s", got)
 	}
 }
 
@@ -401,11 +410,7 @@ func TestEDNS(t *testing.T) {
 
 func TestOneFlightForManyClients(t *testing.T) {
 	f := newFixture(t)
-	release := make(chan struct{})
-	up := serve(t, 2, 0, func(w mdns.ResponseWriter, m *mdns.Msg) {
-		<-release
-		records("@ 60 A 192.0.2.1")(w, m)
-	})
+	up, release := hold(t)
 	f.resolver.patience, f.resolver.limit = 5*time.Second, 10*time.Second
 	s := f.start(via(up), nil)
 	var wg sync.WaitGroup
@@ -414,7 +419,7 @@ func TestOneFlightForManyClients(t *testing.T) {
 		wg.Go(func() { answers[i] = s.ask(t, "a.example.", mdns.TypeA) })
 	}
 	await(t, "50 queries wait", func() bool { return f.resolver.waiting.count() == 50 })
-	close(release)
+	release()
 	wg.Wait()
 	for _, got := range answers {
 		if got != "NOERROR A 192.0.2.1 ttl 60" {
@@ -428,11 +433,7 @@ func TestOneFlightForManyClients(t *testing.T) {
 
 func TestTooManyInFlight(t *testing.T) {
 	f := newFixture(t)
-	release := make(chan struct{})
-	up := serve(t, 2, 0, func(w mdns.ResponseWriter, m *mdns.Msg) {
-		<-release
-		records("@ 60 A 192.0.2.1")(w, m)
-	})
+	up, release := hold(t)
 	f.resolver.patience, f.resolver.limit = 5*time.Second, 10*time.Second
 	s := f.start(via(up), leases{"alpha": addrs("192.168.122.9")})
 	var wg sync.WaitGroup
@@ -448,7 +449,7 @@ func TestTooManyInFlight(t *testing.T) {
 	if got := s.ask(t, "alpha.", mdns.TypeA); got != "NOERROR A 192.168.122.9" {
 		t.Errorf("own name meanwhile: %s", got)
 	}
-	close(release)
+	release()
 	wg.Wait()
 	if got := s.ask(t, "more.example.", mdns.TypeA); got != "NOERROR A 192.0.2.1 ttl 60" {
 		t.Errorf("afterwards: got %s", got)
@@ -459,11 +460,7 @@ func TestTooManyInFlight(t *testing.T) {
 func TestFlightLimit(t *testing.T) {
 	f := newFixture(t)
 	f.resolver.maxFlights = 3
-	release := make(chan struct{})
-	up := serve(t, 2, 0, func(w mdns.ResponseWriter, m *mdns.Msg) {
-		<-release
-		records("@ 60 A 192.0.2.1")(w, m)
-	})
+	up, release := hold(t)
 	f.resolver.patience, f.resolver.limit = 5*time.Second, 10*time.Second
 	a, b := f.start(via(up), nil), f.start(via(up), nil)
 	var wg sync.WaitGroup
@@ -474,7 +471,7 @@ func TestFlightLimit(t *testing.T) {
 	if got := b.ask(t, "more.example.", mdns.TypeA); got != "SERVFAIL" {
 		t.Errorf("got %s", got)
 	}
-	close(release)
+	release()
 	wg.Wait()
 	if got := b.ask(t, "more.example.", mdns.TypeA); got != "NOERROR A 192.0.2.1 ttl 60" {
 		t.Errorf("afterwards: got %s", got)

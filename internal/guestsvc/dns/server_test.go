@@ -139,11 +139,7 @@ func TestStrangersAreRefused(t *testing.T) {
 
 func TestTCPPipelining(t *testing.T) {
 	f := newFixture(t)
-	release := make(chan struct{})
-	up := serve(t, 2, 0, func(w mdns.ResponseWriter, m *mdns.Msg) {
-		<-release
-		records("@ 60 A 192.0.2.1")(w, m)
-	})
+	up, release := hold(t)
 	f.resolver.patience, f.resolver.limit = 5*time.Second, 10*time.Second
 	s := f.start(via(up), leases{"alpha": addrs("192.168.122.9")})
 	conn, err := mdns.Dial("tcp", s.addr.String())
@@ -168,7 +164,7 @@ func TestTCPPipelining(t *testing.T) {
 		}
 		if id == 1 {
 			conn.Conn.(*net.TCPConn).CloseWrite()
-			close(release)
+			release()
 		}
 	}
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {

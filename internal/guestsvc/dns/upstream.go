@@ -121,29 +121,31 @@ func (r response) ednsTrouble() bool {
 	return r.reply.code == formatError || r.reply.code == notImplemented || r.reply.code == badVersion
 }
 
-// exchange asks a server, by UDP and by TCP if the answer is too long for
-// that, with EDNS and without if the server does not understand it.
+// exchange asks a server, with EDNS and then without if the server does not understand it.
 func exchange(ctx context.Context, server netip.AddrPort, q *query) (response, error) {
-	for _, edns := range []bool{true, false} {
-		var id [2]byte
-		rand.Read(id[:]) // never fails
-		question := appendQuestion(nil, q, binary.BigEndian.Uint16(id[:]), edns)
-		msg, err := exchangeUDP(ctx, server, question)
-		if err == nil && msg[2]&byte(flagTC>>8) != 0 {
-			msg, err = exchangeTCP(ctx, server, question)
-		}
-		if err != nil {
-			return response{}, fmt.Errorf("ask %s: %w", server, err)
-		}
-		r, err := parseResponse(msg, q)
-		if err != nil {
-			return response{}, fmt.Errorf("ask %s: %w", server, err)
-		}
-		if !edns || !r.ednsTrouble() {
-			return r, nil
-		}
+	r, err := exchangeOnce(ctx, server, q, true)
+	if err == nil && r.ednsTrouble() {
+		r, err = exchangeOnce(ctx, server, q, false)
 	}
-	panic("unreachable")
+	if err != nil {
+		return response{}, fmt.Errorf("ask %s: %w", server, err)
+	}
+	return r, nil
+}
+
+// exchangeOnce asks by UDP, and by TCP if the answer is too long for that.
+func exchangeOnce(ctx context.Context, server netip.AddrPort, q *query, edns bool) (response, error) {
+	var id [2]byte
+	rand.Read(id[:]) // never fails
+	question := appendQuestion(nil, q, binary.BigEndian.Uint16(id[:]), edns)
+	msg, err := exchangeUDP(ctx, server, question)
+	if err == nil && msg[2]&byte(flagTC>>8) != 0 {
+		msg, err = exchangeTCP(ctx, server, question)
+	}
+	if err != nil {
+		return response{}, err
+	}
+	return parseResponse(msg, q)
 }
 
 // udpBuffers hold answers while they are read. A server that sends more than

@@ -274,6 +274,7 @@ func (z *zone) qualify(wire string) string {
 
 // addTXTs enters the TXT records. A record is a sequence of strings of at
 // most 255 octets, so a longer value is cut into several.
+// Commas are part of the value, although dnsmasq would cut there.
 func (z *zone) addTXTs(c Config) error {
 	for _, t := range c.TXTs {
 		wire, err := packName(t.Name)
