@@ -180,18 +180,18 @@ func (e *Engine) adoptOne(s store.Status) (*network, plan.Fragment, error) {
 	if n == nil {
 		n = &network{id: def.UUID, name: def.Name}
 	}
-	n.ports = ports
+	n.live, n.dnsPort, n.ports = def, s.DNSPort, ports
 	if _, exists := e.Host.Link(def.Bridge.Name); exists {
 		n.ports = e.portsIn(def.Bridge.Name, ports)
 	}
 	f, err := plan.Network(def, e.facts(n, s.DNSPort))
 	if err != nil {
+		n.live = nil
 		return nil, plan.Fragment{}, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.networks[n.id] = n
-	n.live, n.dnsPort = def, s.DNSPort
 	if s.Next != "" {
 		// A change was under way. What it made and the live definition does not
 		// want is removed in the transition that adopts the network.
