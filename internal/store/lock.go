@@ -28,7 +28,7 @@ func lockEngine(path string) (*engineLock, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	pid := strconv.AppendInt(nil, int64(os.Getpid()), 10)
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.WriteAt(append(pid, '\n'), 0)
 	}
 	if err != nil {
