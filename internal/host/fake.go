@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -179,6 +180,14 @@ func (f *Fake) Inventory() Inventory {
 		}
 	}
 	return inv
+}
+
+// Overlapping implements Host.
+func (f *Fake) Overlapping(prefixes ...netip.Prefix) []LinkPrefix {
+	inv := f.Inventory()
+	return slices.DeleteFunc(slices.Concat(inv.Addresses, inv.Routes), func(have LinkPrefix) bool {
+		return !slices.ContainsFunc(prefixes, have.Prefix.Overlaps)
+	})
 }
 
 // Link implements Host.

@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 
 	"viaduct/internal/hoststate"
@@ -19,6 +20,9 @@ func TestFakeApply(t *testing.T) {
 	f.Stock.Links = []Link{{Name: "tap0", Kind: "tun", Master: b.Name}}
 	if p := f.Ports(b.Name); len(p) != 1 || p[0].Name != "tap0" {
 		t.Errorf("ports: %v", p)
+	}
+	if got := f.Overlapping(netip.MustParsePrefix("10.0.1.0/24")); len(got) != 2 || got[0].Link != b.Name {
+		t.Errorf("overlapping: %v", got)
 	}
 	if len(f.Inventory().Addresses) != 2 {
 		t.Errorf("inventory: %v", f.Inventory())

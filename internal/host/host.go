@@ -27,6 +27,9 @@ type Host interface {
 	Apply(ctx context.Context, ops []hoststate.Op) error
 	// Inventory lists what the host has, ours or not, to avoid collisions.
 	Inventory() Inventory
+	// Overlapping returns those addresses and routes of the inventory that have
+	// addresses in common with one of the prefixes, at a fraction of its cost.
+	Overlapping(prefixes ...netip.Prefix) []LinkPrefix
 	// Link returns the link of that name, ours or not.
 	Link(name string) (Link, bool)
 	// Ports returns the links that are ports of the bridge, sorted by name, at

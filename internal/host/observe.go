@@ -193,22 +193,46 @@ func (m *mirror) inventory() (inv Inventory) {
 			inv.Links = append(inv.Links, m.export(l))
 		}
 		for a := range m.addrs {
-			p := LinkPrefix{Link: m.links[a.index].name, Prefix: a.prefix}
-			if a.peer.IsValid() {
-				// The prefix length belongs to the other end.
-				p.Prefix = netip.PrefixFrom(p.Prefix.Addr(), p.Prefix.Addr().BitLen())
-			}
-			if canCollide(p.Prefix) {
-				inv.Addresses = append(inv.Addresses, p)
+			if p := a.covers(); canCollide(p) {
+				inv.Addresses = append(inv.Addresses, LinkPrefix{m.links[a.index].name, p})
 			}
 		}
 		for id := range m.routes {
 			if canCollide(id.dst) {
-				inv.Routes = append(inv.Routes, LinkPrefix{Link: m.links[id.index].name, Prefix: id.dst})
+				inv.Routes = append(inv.Routes, LinkPrefix{m.links[id.index].name, id.dst})
 			}
 		}
 	})
 	return inv
+}
+
+// overlapping lists the addresses and routes of the inventory that overlap
+// with one of the prefixes, addresses first.
+func (m *mirror) overlapping(prefixes []netip.Prefix) []LinkPrefix {
+	var found []LinkPrefix
+	check := func(index int, p netip.Prefix) {
+		if canCollide(p) && slices.ContainsFunc(prefixes, p.Overlaps) {
+			found = append(found, LinkPrefix{m.links[index].name, p})
+		}
+	}
+	m.now(func() {
+		for a := range m.addrs {
+			check(a.index, a.covers())
+		}
+		for id := range m.routes {
+			check(id.index, id.dst)
+		}
+	})
+	return found
+}
+
+// covers is the prefix that the link shares with others by this address; on a
+// point-to-point link the prefix length belongs to the other end.
+func (a address) covers() netip.Prefix {
+	if a.peer.IsValid() {
+		return netip.PrefixFrom(a.prefix.Addr(), a.prefix.Addr().BitLen())
+	}
+	return a.prefix
 }
 
 // canCollide reports whether a network could want the same addresses.

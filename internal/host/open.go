@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -164,6 +165,10 @@ func (h *kernelHost) Owned() hoststate.State {
 }
 
 func (h *kernelHost) Inventory() Inventory { return h.mirror.inventory() }
+
+func (h *kernelHost) Overlapping(prefixes ...netip.Prefix) []LinkPrefix {
+	return h.mirror.overlapping(prefixes)
+}
 
 func (h *kernelHost) Link(name string) (Link, bool) { return h.mirror.named(name) }
 
