@@ -109,8 +109,8 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{T: t, clock: &clock{t: time.Unix(1e9, 0)}, resolvConf: filepath.Join(t.TempDir(), "resolv.conf")}
 	f.resolver = NewResolver(f.resolvConf, slog.New(slog.DiscardHandler))
 	f.resolver.now = f.clock.now
-	f.resolver.patience = 100 * time.Millisecond
-	f.resolver.limit = time.Second
+	f.resolver.patience = 300 * time.Millisecond
+	f.resolver.limit = 1500 * time.Millisecond
 	t.Cleanup(f.resolver.Close)
 	return f
 }
@@ -119,6 +119,8 @@ func newFixture(t *testing.T) *fixture {
 func (f *fixture) nameservers(list ...*upstream) {
 	f.Helper()
 	var s strings.Builder
+	f.resolver.conf.mu.Lock()
+	defer f.resolver.conf.mu.Unlock()
 	for _, u := range list {
 		fmt.Fprintf(&s, "nameserver %s\n", u.addr.Addr())
 		f.resolver.conf.port = u.addr.Port()
