@@ -44,7 +44,10 @@ func TestDaemonIsStartedReadyAndRestarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := h.StartDaemon(self, "--extra")
-	out := d.Output()
+	out, err := d.Process().WaitLine(within(t, 5*time.Second), "^arguments")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, want := range []string{"--config-dir /var/lib/viaduct/config", "--state-dir /var/lib/viaduct/state", "--run-dir /run/viaduct", "--socket /run/viaduct/viaduct.sock", "--extra"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in %q", want, out)

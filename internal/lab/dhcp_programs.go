@@ -51,9 +51,12 @@ type program struct {
 	// settled, if set, is looked at besides the report.
 	settled func(g *Guest, index int, report map[string]string) (bool, error)
 
-	renewBy   syscall.Signal // 0: cannot
-	releaseBy []string       // a command that makes it release and end
-	releaseOn syscall.Signal // or a signal that does
+	// done is what the client says after the report, when it is at rest.
+	done string
+
+	renewOn   syscall.Signal // 0: cannot
+	releaseOn syscall.Signal // 0: cannot, or by the command
+	releaseBy []string
 }
 
 // The clients that Debian ships.
@@ -70,7 +73,7 @@ var (
 		isBound:   func(r map[string]string) bool { return r["ip"] != "" },
 		hostname:  "hostname",
 		lease:     "lease",
-		renewBy:   syscall.SIGUSR1,
+		renewOn:   syscall.SIGUSR1,
 		releaseOn: syscall.SIGUSR2,
 	}
 	// Dhclient is ISC's, with the distribution's script.
@@ -84,6 +87,7 @@ var (
 		isBound:   func(r map[string]string) bool { return dhclientBound[r["reason"]] },
 		hostname:  "new_host_name",
 		lease:     "new_dhcp_lease_time",
+		done:      "^bound to",
 		releaseBy: append(dhclientArgv, "-d", "-r", "eth0"),
 	}
 	// Dhcpcd is Roy Marples', with the distribution's hooks, but without its
@@ -102,8 +106,8 @@ var (
 		isBound:   func(r map[string]string) bool { return dhclientBound[r["reason"]] },
 		hostname:  "new_host_name",
 		lease:     "new_dhcp_lease_time",
-		renewBy:   syscall.SIGUSR1,
-		releaseBy: append(dhcpcdArgv, "-k", "eth0"),
+		renewOn:   syscall.SIGUSR1,
+		releaseOn: syscall.SIGALRM,
 	}
 	// Networkd is systemd's. Without a D-Bus and systemd-resolved beside it,
 	// the lab writes resolv.conf from what it knows.
@@ -209,8 +213,13 @@ type programSession struct {
 	index   int // eth0's
 	process *Process
 	events  *watcher
-	seen    string // the report that was last taken for a lease
+	seen    string         // the report that was last taken for a lease
+	asked   syscall.Signal // what the client was last sent, until it has done it
 }
+
+// askAgain is when a client is sent a signal again that had no effect:
+// dhcpcd loses one that comes while its hooks run.
+const askAgain = 2 * time.Second
 
 func (p *program) start(ctx context.Context, g *Guest) (dhcpSession, error) {
 	if missing := Missing(p.tools...); len(missing) > 0 {
@@ -293,18 +302,40 @@ func removeFiles(dir string) error {
 	return err
 }
 
-func (s *programSession) bound(ctx context.Context) (map[string]string, error) {
+func (s *programSession) bound(ctx context.Context) (report map[string]string, err error) {
+	err = s.await(ctx, func() (bool, error) {
+		report, err = s.look()
+		return report != nil, err
+	})
+	if err == nil && s.done != "" {
+		_, err = s.process.WaitLine(ctx, s.done)
+	}
+	return report, err
+}
+
+// await waits until what the client was asked for has come true.
+func (s *programSession) await(ctx context.Context, done func() (bool, error)) error {
+	again := time.NewTicker(askAgain)
+	defer again.Stop()
+	defer func() { s.asked = 0 }()
 	for {
-		report, err := s.look()
-		if report != nil || err != nil {
-			return report, err
+		if ok, err := done(); ok || err != nil {
+			return err
 		}
 		select {
 		case <-s.events.changed:
+		case <-again.C:
+			if s.asked != 0 {
+				s.process.Signal(s.asked)
+			}
 		case <-s.process.Done():
-			return nil, fmt.Errorf("%s ended early; it said:\n%s", s.name, s.process.Output())
+			// What it did at its end counts.
+			if ok, err := done(); ok || err != nil {
+				return err
+			}
+			return fmt.Errorf("%s ended early; it said:\n%s", s.name, s.process.Output())
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%s: %w; it said:\n%s", s.name, ctx.Err(), s.process.Output())
+			return fmt.Errorf("%s: %w; it said:\n%s", s.name, ctx.Err(), s.process.Output())
 		}
 	}
 }
@@ -332,7 +363,7 @@ func (s *programSession) look() (map[string]string, error) {
 }
 
 func (s *programSession) renew(context.Context) error {
-	if s.renewBy == 0 {
+	if s.renewOn == 0 {
 		return ErrUnsupported
 	}
 	// The report of the renewed lease may equal the last one to the letter.
@@ -340,43 +371,34 @@ func (s *programSession) renew(context.Context) error {
 		return err
 	}
 	s.seen = ""
-	s.process.Signal(s.renewBy)
+	s.ask(s.renewOn)
 	return nil
+}
+
+// ask sends the client a signal, and again by and by until it is done.
+func (s *programSession) ask(sig syscall.Signal) {
+	s.asked = sig
+	s.process.Signal(sig)
 }
 
 func (s *programSession) release(ctx context.Context) error {
 	switch {
 	case s.releaseOn != 0:
-		s.process.Signal(s.releaseOn)
-		return s.unbound(ctx)
+		s.ask(s.releaseOn)
+		return s.await(ctx, s.unbound)
 	case s.releaseBy != nil:
 		if _, err := s.guest.Run(ctx, s.releaseBy...); err != nil {
 			return err
 		}
-		return s.unbound(ctx)
+		return s.await(ctx, s.unbound)
 	}
 	return ErrUnsupported
 }
 
-// unbound waits until the report no longer speaks of a lease, or the client
-// has ended.
-func (s *programSession) unbound(ctx context.Context) error {
-	for {
-		text, err := s.guest.ReadFile(s.report)
-		if err != nil {
-			return err
-		}
-		if !s.isBound(parseVariables(text)) {
-			return nil
-		}
-		select {
-		case <-s.events.changed:
-		case <-s.process.Done():
-			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w; it said:\n%s", s.name, ctx.Err(), s.process.Output())
-		}
-	}
+// unbound tells whether the report no longer speaks of a lease.
+func (s *programSession) unbound() (bool, error) {
+	text, err := s.guest.ReadFile(s.report)
+	return err == nil && !s.isBound(parseVariables(text)), err
 }
 
 func (s *programSession) stop(context.Context) error {

@@ -6,21 +6,33 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// BecomeRoot lets an unprivileged user's program use the lab: if it is not
-// root it runs itself again as root of a new user namespace, passes on what that
-// run exits with, and does not return. Programs that switch to another user,
+// canMakeNamespaces is nil if this process may have namespaces. Being root is
+// not enough in a container.
+var canMakeNamespaces = sync.OnceValue(func() (err error) {
+	onOwnThread(func() { err = unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS) })
+	return err
+})
+
+// becameRoot is set in the environment of the process that BecomeRoot starts.
+const becameRoot = "VIADUCT_LAB_ROOT"
+
+// BecomeRoot lets an unprivileged user's program use the lab: if it may not make
+// namespaces it runs itself again as root of a new user namespace, passes on what
+// that run exits with, and does not return. Programs that switch to another user,
 // such as dhcpcd and systemd-networkd, do not work in such a lab.
 func BecomeRoot() {
-	if os.Geteuid() == 0 {
+	if os.Getenv(becameRoot) != "" || canMakeNamespaces() == nil {
 		return
 	}
 	runtime.LockOSThread() // Pdeathsig is about the thread
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), becameRoot+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
@@ -50,8 +62,8 @@ func Need(t T, tools ...string) {
 	if Strict() {
 		lack = t.Fatalf
 	}
-	if os.Geteuid() != 0 {
-		lack("needs root, to make namespaces")
+	if err := canMakeNamespaces(); err != nil {
+		lack("needs root, to make namespaces: %v", err)
 	}
 	if missing := Missing(tools...); len(missing) > 0 {
 		lack("needs %q, which is not installed", missing)
