@@ -266,7 +266,7 @@ func (z *zone) addHosts(c Config) error {
 
 // qualify puts a plain name into the network's domain, if it has one and that is not too long.
 func (z *zone) qualify(wire string) string {
-	if first := 1 + int(wire[0]); z.domain == "" || first+1 != len(wire) || first+len(z.domain) > maxName {
+	if z.domain == "" || !isPlain([]byte(wire)) || len(wire)-1+len(z.domain) > maxName {
 		return wire
 	}
 	return wire[:len(wire)-1] + z.domain
@@ -455,7 +455,7 @@ func (z *zone) ownRecords(q *query, names Names, scratch []byte) (reply, bool) {
 		return reply{}, false
 	}
 	wire, err := packName(host)
-	if err != nil {
+	if err != nil || !isPlain([]byte(wire)) || distrusted[wire[1:len(wire)-1]] {
 		return reply{}, false
 	}
 	if q.typ != typePTR {
@@ -490,11 +490,14 @@ func (z *zone) route(name []byte) route {
 			return r
 		}
 	}
-	if len(name) > 1 && len(name) == 2+int(name[0]) {
+	if isPlain(name) {
 		return z.plain
 	}
 	return z.other
 }
+
+// isPlain reports whether a name is a single label.
+func isPlain(name []byte) bool { return len(name) > 1 && len(name) == 2+int(name[0]) }
 
 // appendAddrs writes the records of a type that hold these addresses.
 func appendAddrs(out []byte, typ rrType, addrs []netip.Addr) ([]byte, uint16) {

@@ -11,9 +11,10 @@ import (
 )
 
 var guests = leases{
-	"alpha":     addrs("192.168.122.10", "fd00:122::10"),
-	"wpad":      addrs("192.168.122.66"),
-	"localhost": addrs("192.168.122.66"),
+	"alpha":            addrs("192.168.122.10", "fd00:122::10"),
+	"wpad":             addrs("192.168.122.66"),
+	"www.bank.example": addrs("192.168.122.67"),
+	"localhost":        addrs("192.168.122.66"),
 }
 
 // The configurations of TestLookup.
@@ -105,6 +106,9 @@ func TestLookup(t *testing.T) {
 		{"plain", "_dns.resolver.arpa SVCB", "NOERROR"},
 		// Names with a meaning are not for whoever asks for them.
 		{"plain", "wpad A", "ask host"},
+		{"plain", "66.122.168.192.in-addr.arpa PTR", "NXDOMAIN"},
+		{"plain", "www.bank.example A", "ask host"},
+		{"plain", "67.122.168.192.in-addr.arpa PTR", "NXDOMAIN"},
 		// Questions that are none.
 		{"plain", "alpha AXFR", "REFUSED"},
 		{"plain", "alpha IXFR", "REFUSED"},
