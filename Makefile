@@ -1,0 +1,52 @@
+# Viaduct. `make build` needs Go and nothing else.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+bindir      = $(PREFIX)/bin
+mandir      = $(PREFIX)/share/man/man1
+unitdir     = $(PREFIX)/lib/systemd/system
+sysusersdir = $(PREFIX)/lib/sysusers.d
+bashdir     = $(PREFIX)/share/bash-completion/completions
+zshdir      = $(PREFIX)/share/zsh/site-functions
+fishdir     = $(PREFIX)/share/fish/vendor_completions.d
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
+
+.PHONY: build install docs demo test clean
+
+# A static binary that is the same wherever it is built.
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X viaduct/internal/cli.version=$(VERSION)' -o bin/viaduct ./cmd/viaduct
+
+# Manual pages and completions come out of the binary, so that they cannot
+# differ from it.
+docs: build
+	rm -rf bin/share && mkdir -p bin/share/completions
+	bin/viaduct man-pages bin/share/man
+	bin/viaduct completion bash >bin/share/completions/viaduct.bash
+	bin/viaduct completion zsh >bin/share/completions/viaduct.zsh
+	bin/viaduct completion fish >bin/share/completions/viaduct.fish
+
+install: docs
+	install -Dm755 bin/viaduct $(DESTDIR)$(bindir)/viaduct
+	install -d $(DESTDIR)$(mandir) $(DESTDIR)$(unitdir)
+	install -m644 bin/share/man/*.1 $(DESTDIR)$(mandir)/
+	sed 's|@bindir@|$(bindir)|' packaging/viaduct.service.in >$(DESTDIR)$(unitdir)/viaduct.service
+	chmod 644 $(DESTDIR)$(unitdir)/viaduct.service
+	install -m644 packaging/viaduct.socket $(DESTDIR)$(unitdir)/
+	install -Dm644 packaging/viaduct.sysusers $(DESTDIR)$(sysusersdir)/viaduct.conf
+	install -Dm644 bin/share/completions/viaduct.bash $(DESTDIR)$(bashdir)/viaduct
+	install -Dm644 bin/share/completions/viaduct.zsh $(DESTDIR)$(zshdir)/_viaduct
+	install -Dm644 bin/share/completions/viaduct.fish $(DESTDIR)$(fishdir)/viaduct.fish
+	@[ -n '$(DESTDIR)' ] || echo "Now run: systemd-sysusers && systemctl daemon-reload && systemctl enable --now viaduct.socket viaduct.service"
+
+# Two guests on a fresh network, in namespaces of their own.
+demo: build
+	go run ./test/demo bin/viaduct
+
+test:
+	test/run.sh
+
+clean:
+	rm -rf bin
