@@ -27,7 +27,7 @@ func starters(c Config, db *leases.DB) (map[string]guestsvc.Starter, func()) {
 		},
 		plan.ServiceDNS: func(config fmt.Stringer) (guestsvc.Service, error) {
 			cfg := config.(dns.Config)
-			s, err := dns.Start(cfg, dns.Deps{Listen: listenDNS, Names: db.Table(cfg.Network), Resolver: resolver, Log: c.Log})
+			s, err := dns.Start(cfg, dns.Deps{Listen: host.ListenDNS, Names: db.Table(cfg.Network), Resolver: resolver, Log: c.Log})
 			return dnsService{s}, err
 		},
 	}, resolver.Close
@@ -47,7 +47,7 @@ func startDHCP4(c dhcp4.Config, db *leases.DB, log *slog.Logger) (guestsvc.Servi
 	if err != nil {
 		return nil, errors.Join(err, frames.Close(), prober.Close())
 	}
-	return dhcp4Service{s, prober}, nil
+	return dhcp4Service{s, prober, []*host.FrameConn{frames, arp}}, nil
 }
 
 // dhcp4Service and dnsService give the servers the face of a guestsvc.Service,
@@ -55,6 +55,18 @@ func startDHCP4(c dhcp4.Config, db *leases.DB, log *slog.Logger) (guestsvc.Servi
 type dhcp4Service struct {
 	*dhcp4.Server
 	prober *dhcp4.ARPProber
+	conns  []*host.FrameConn
+}
+
+// Alive is false once the bridge is gone: a packet socket does not move to a
+// new link of the same name.
+func (s dhcp4Service) Alive() bool {
+	for _, c := range s.conns {
+		if !c.Bound() {
+			return false
+		}
+	}
+	return true
 }
 
 func (s dhcp4Service) Close() error { return errors.Join(s.Server.Close(), s.prober.Close()) }
@@ -67,18 +79,12 @@ type dnsService struct{ *dns.Server }
 
 func (s dnsService) Reconfigure(c fmt.Stringer) error { return s.Server.Reconfigure(c.(dns.Config)) }
 
+// Alive is always true: sockets bound to an address outlive the link that has it.
+func (s dnsService) Alive() bool { return true }
+
 func (s dnsService) Close() error {
 	s.Server.Close()
 	return nil
-}
-
-// listenDNS gives host.ListenDNS the types that the DNS server declares.
-func listenDNS(addr netip.AddrPort) (net.PacketConn, net.Listener, error) {
-	u, l, err := host.ListenDNS(addr)
-	if err != nil {
-		return nil, nil, err
-	}
-	return u, l, nil
 }
 
 const (

@@ -3,7 +3,6 @@ package engine
 import (
 	"net/netip"
 
-	"viaduct/internal/host"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 )
@@ -24,28 +23,12 @@ func (e *Engine) collisions(n *network, def *netdef.Network) error {
 	for _, ip := range def.IPs {
 		wanted = append(wanted, ip.Prefix().Masked())
 	}
-	if link := overlap(e.Host.Inventory(), wanted, own); link != "" {
-		return netdef.Errorf(netdef.ErrInternal, "Network is already in use by interface %s", link)
-	}
-	return nil
-}
-
-// overlap names a link, other than those in skip, that has an address in or a
-// route to a part of the prefixes; "" if there is none.
-func overlap(inv host.Inventory, wanted []netip.Prefix, skip map[string]bool) string {
-	for _, list := range [][]host.LinkPrefix{inv.Addresses, inv.Routes} {
-		for _, have := range list {
-			if skip[have.Link] {
-				continue
-			}
-			for _, w := range wanted {
-				if w.Overlaps(have.Prefix) {
-					return have.Link
-				}
-			}
+	for _, have := range e.Host.Overlapping(wanted...) {
+		if !own[have.Link] {
+			return netdef.Errorf(netdef.ErrInternal, "Network is already in use by interface %s", have.Link)
 		}
 	}
-	return ""
+	return nil
 }
 
 // chooseDNSPort finds the port for the network's DNS.

@@ -57,10 +57,9 @@ func (e *Engine) finishDefault(ctx context.Context, info Info) error {
 
 // freeSubnet finds the default network's subnet.
 func freeSubnet(e *Engine, foreign []*netdef.Network) (netip.Prefix, error) {
-	inv := e.Host.Inventory()
 	for i := firstDefaultSubnet; i < 256; i++ {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i), 0}), 24)
-		if overlap(inv, []netip.Prefix{p}, nil) == "" && !definedIn(foreign, p) {
+		if len(e.Host.Overlapping(p)) == 0 && !definedIn(foreign, p) {
 			return p, nil
 		}
 	}

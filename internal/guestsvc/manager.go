@@ -19,6 +19,9 @@ type Service interface {
 	// Reconfigure changes to another configuration in place, losing nothing
 	// that the change does not forbid. On error the service runs on as it was.
 	Reconfigure(config fmt.Stringer) error
+	// Alive reports whether the service can still do its work. One whose link
+	// was deleted under it cannot, and counts as not running.
+	Alive() bool
 	// Close ends the service. It does not wait for more than what is in flight.
 	Close() error
 }
@@ -59,7 +62,7 @@ func (m *Manager) Observe(keys []hoststate.Key) hoststate.State {
 	defer m.mu.Unlock()
 	s := hoststate.State{}
 	for _, k := range keys {
-		if i, ok := m.running[k]; ok {
+		if i, ok := m.running[k]; ok && i.service.Alive() {
 			s[k] = i.object
 		}
 	}
@@ -122,6 +125,13 @@ func (m *Manager) applyOne(op hoststate.Op) error {
 	if !ok {
 		return fmt.Errorf("%T is no service", op.New)
 	}
+	if running && !old.service.Alive() {
+		m.forget(key)
+		running = false
+		if err := old.service.Close(); err != nil {
+			m.log.Warn("close service that lost its link", "service", key.Name, "error", err)
+		}
+	}
 	switch {
 	case running && hoststate.Equal(old.object, want):
 		return nil
@@ -154,7 +164,6 @@ func (m *Manager) forget(key hoststate.Key) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.running, key)
-	delete(m.busy, key)
 }
 
 // Close ends all services, when the process ends.
