@@ -54,8 +54,14 @@ type site struct {
 // knows nothing of what libvirt has defined on the machine that runs the tests.
 func newSite(t *testing.T, args ...string) *site {
 	t.Helper()
+	return siteOn(t, lab.HostOptions{}, args...)
+}
+
+// siteOn is newSite with a host of another kind.
+func siteOn(t *testing.T, o lab.HostOptions, args ...string) *site {
+	t.Helper()
 	s := &site{Lab: lab.New(t), t: t}
-	s.host = s.NewHost(lab.HostOptions{})
+	s.host = s.NewHost(o)
 	s.daemon = s.host.NewDaemon(binary, lab.DaemonOptions{Args: append([]string{"--libvirt-dir", "/nowhere"}, args...)})
 	return s
 }
