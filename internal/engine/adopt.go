@@ -165,13 +165,14 @@ func (e *Engine) adoptOne(s store.Status) (*network, plan.Fragment, error) {
 		ports = append(ports, port{p.Name, p.Index, hoststate.MAC(p.MAC), p.Plugged})
 	}
 	if s.Live == "" {
-		if n != nil {
-			n.ports = ports
-		}
-		if s.Next != "" {
+		if n == nil {
 			return nil, plan.Fragment{}, e.Store.DeleteStatus(s.Name)
 		}
-		return nil, plan.Fragment{}, nil
+		n.ports = ports
+		if s.Next == "" {
+			return nil, plan.Fragment{}, nil
+		}
+		return nil, plan.Fragment{}, e.keepInactive(n)
 	}
 	def, err := netdef.Parse([]byte(s.Live))
 	if err != nil {

@@ -46,8 +46,8 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 		return errAs(netdef.ErrInternal, err)
 	}
 	if _, err := e.transition(ctx, n, next); err != nil {
-		if undo := e.Store.DeleteStatus(n.name); undo != nil {
-			e.Log.Error("remove status of network that did not start", "network", n.name, "error", undo)
+		if undo := e.keepInactive(n); undo != nil {
+			e.Log.Error("restore status of network that did not start", "network", n.name, "error", undo)
 		}
 		return opError(err)
 	}
@@ -79,18 +79,18 @@ func (e *Engine) Destroy(ctx context.Context, id netdef.UUID) error {
 	return e.takeDown(ctx, n)
 }
 
-// takeDown makes the network inactive. The status goes first: if the daemon
+// takeDown makes the network inactive. The status says so first: if the daemon
 // dies half-way, the next one removes the rest. The caller holds n.busy.
 func (e *Engine) takeDown(ctx context.Context, n *network) error {
 	e.mu.Lock()
 	n.ports = e.portsIn(n.live.Bridge.Name, n.ports)
-	status := e.statusLocked(n)
+	active := e.statusLocked(n)
 	e.mu.Unlock()
-	if err := e.Store.DeleteStatus(n.name); err != nil {
+	if err := e.keepInactive(n); err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
 	if _, err := e.transition(ctx, n, plan.Fragment{}); err != nil {
-		if undo := e.Store.PutStatus(status); undo != nil {
+		if undo := e.Store.PutStatus(active); undo != nil {
 			e.Log.Error("restore status of network that did not stop", "network", n.name, "error", undo)
 		}
 		return opError(err)
@@ -104,14 +104,21 @@ func (e *Engine) takeDown(ctx context.Context, n *network) error {
 	e.mu.Unlock()
 	if transient {
 		e.Options.Leases.Drop(n.id)
-	} else if status := e.status(n); len(status.Ports) > 0 {
-		// The guests that were plugged in are plugged in again at the next start.
-		if err := e.Store.PutStatus(status); err != nil {
-			e.Log.Warn("keep the ports of a stopped network", "network", n.name, "error", err)
-		}
 	}
 	e.events.send(n, EventStopped)
 	return nil
+}
+
+// keepInactive writes the status of a network that is not active, or is about
+// to be so. All that is kept of it are its ports: the guests that were plugged
+// in are plugged in again at the next start.
+func (e *Engine) keepInactive(n *network) error {
+	status := e.status(n)
+	status.Live = ""
+	if !status.Persistent || len(status.Ports) == 0 {
+		return e.Store.DeleteStatus(n.name)
+	}
+	return e.Store.PutStatus(status)
 }
 
 // change makes another definition live in place: what does not differ is not touched.
