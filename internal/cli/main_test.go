@@ -58,6 +58,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("TZ", "UTC")
 	env.Setenv("TMPDIR", env.WorkDir)
 	env.Setenv("VISUAL", "")
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each command otherwise
 	return err
 }
 
