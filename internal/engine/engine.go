@@ -57,6 +57,8 @@ type Engine struct {
 	shared map[hoststate.Key]sharedObject
 	// sysctls are the host's settings that we changed, as the store has them.
 	sysctls map[string]store.SysctlRecord
+	// changed is closed, and replaced, when something on the host has changed.
+	changed chan struct{}
 
 	events  broadcaster
 	healing healer
@@ -112,6 +114,7 @@ func New(o Options) *Engine {
 		claims:   map[hoststate.Key]*network{},
 		shared:   map[hoststate.Key]sharedObject{},
 		sysctls:  map[string]store.SysctlRecord{},
+		changed:  make(chan struct{}),
 	}
 }
 

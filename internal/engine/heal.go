@@ -47,6 +47,10 @@ func (e *Engine) watch(ctx context.Context) {
 				e.healing.close(e.tasks.Done)
 				return
 			}
+			e.mu.Lock()
+			close(e.changed)
+			e.changed = make(chan struct{})
+			e.mu.Unlock()
 			for n := range e.affected(keys) {
 				e.healLater(ctx, n)
 			}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"slices"
+	"time"
 
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
@@ -22,8 +23,8 @@ type port struct {
 
 // guestKinds are the kinds of links whose other end is a guest. What is
 // missing here, such as a physical device or a VLAN on one, may lead to
-// another switch.
-var guestKinds = map[string]bool{"tun": true, "veth": true, "vif": true, "macvtap": true}
+// another switch. Xen's links have no kind, but Viaduct is asked to plug those.
+var guestKinds = map[string]bool{"tun": true, "veth": true, "macvtap": true}
 
 // facts collects what a plan needs to know of the host. All known ports are
 // wanted in the bridge: notePorts has forgotten those that left on purpose.
@@ -35,7 +36,7 @@ func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6}
 	for _, p := range known {
 		if l, ok := e.Host.Link(p.name); ok && l.Index == p.index && e.ours(n, l.Master) {
-			f.Ports = append(f.Ports, plan.Port{Link: l.Name, Guest: guestKinds[l.Kind]})
+			f.Ports = append(f.Ports, plan.Port{Link: l.Name, Guest: p.plugged || guestKinds[l.Kind], Plugged: p.plugged})
 		}
 	}
 	return f
@@ -100,9 +101,13 @@ func (e *Engine) notePorts(n *network, bridge string) {
 	}
 }
 
-// Plug makes a link a port of the network and keeps it there until Unplug or
-// until the link is gone. Plugging a link again changes nothing.
-func (e *Engine) Plug(ctx context.Context, id netdef.UUID, link string) error {
+// Plug makes a guest's link a port of the network and keeps it there until
+// Unplug or until the link is gone. A link that does not exist yet is waited
+// for that long. Plugging a link again changes nothing.
+func (e *Engine) Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error {
+	if err := e.awaitLink(ctx, link, wait); err != nil {
+		return err
+	}
 	n, err := e.seize(id)
 	if err != nil {
 		return err
@@ -117,7 +122,7 @@ func (e *Engine) Plug(ctx context.Context, id netdef.UUID, link string) error {
 	l, ok := e.Host.Link(link)
 	switch {
 	case !ok:
-		return netdef.Errorf(netdef.ErrInternal, "link '%s' does not exist", link)
+		return noLink(link)
 	case l.Master != "" && l.Master != live.Bridge.Name:
 		return netdef.Errorf(netdef.ErrOperationInvalid, "link '%s' is a port of bridge '%s' already", link, l.Master)
 	}
@@ -128,17 +133,53 @@ func (e *Engine) Plug(ctx context.Context, id netdef.UUID, link string) error {
 	})
 }
 
-// Unplug takes a link out of the network. It is no error if it is not in it,
-// or gone.
-func (e *Engine) Unplug(ctx context.Context, id netdef.UUID, link string) error {
-	n, err := e.seize(id)
-	if err != nil {
-		return err
+func noLink(name string) error {
+	return netdef.Errorf(netdef.ErrInternal, "link '%s' does not exist", name)
+}
+
+// awaitLink waits until the host has a link of that name, or the time is over.
+func (e *Engine) awaitLink(ctx context.Context, name string, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		e.mu.Lock()
+		changed := e.changed
+		e.mu.Unlock()
+		if _, ok := e.Host.Link(name); ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return noLink(name)
+		}
 	}
-	defer n.busy.Unlock()
-	return e.changePorts(ctx, n, func(ports []port) []port {
-		return slices.DeleteFunc(ports, func(p port) bool { return p.name == link })
-	})
+}
+
+// Unplug takes a link out of the network that it is in. It is no error if it
+// is in none, or gone.
+func (e *Engine) Unplug(ctx context.Context, link string) error {
+	named := func(p port) bool { return p.name == link }
+	e.mu.Lock()
+	var in []netdef.UUID
+	for id, n := range e.networks {
+		if slices.ContainsFunc(n.ports, named) {
+			in = append(in, id)
+		}
+	}
+	e.mu.Unlock()
+	for _, id := range in {
+		n, err := e.seize(id)
+		if err != nil {
+			continue // it has ended, and its ports with it
+		}
+		err = e.changePorts(ctx, n, func(ports []port) []port { return slices.DeleteFunc(ports, named) })
+		n.busy.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // changePorts changes what is known of a network's ports and makes the host

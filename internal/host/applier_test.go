@@ -153,6 +153,35 @@ func TestMembers(t *testing.T) {
 	}
 }
 
+// A port can be given an address, up or down. One that somebody took into a
+// bridge of theirs is not switched off.
+func TestPortIsSetUp(t *testing.T) {
+	h := openHost(t, Options{})
+	b := testBridge(1)
+	foreignLink(t, "tap8", "type veth peer name tap8p")
+	foreignLink(t, "br8", "type bridge")
+	plugged := hoststate.Member{Link: "tap8", Bridge: b.Name, MAC: hoststate.MAC{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff}}
+	up := hoststate.LinkUp{Link: "tap8"}
+	reach(t, h, nil, state(b, plugged, up))
+	if l, _ := h.Link("tap8"); l.MAC != plugged.MAC || !l.Up || l.Master != b.Name {
+		t.Errorf("plugged: %+v", l)
+	}
+	ip(t, "link set tap8 address 02:00:00:00:00:08")
+	reach(t, h, state(b, plugged, up), state(b, plugged, up))
+	if l, _ := h.Link("tap8"); l.MAC != plugged.MAC {
+		t.Errorf("after somebody changed its address: %+v", l)
+	}
+	reach(t, h, state(b, plugged, up), state(b))
+	if l, _ := h.Link("tap8"); l.Up || l.Master != "" {
+		t.Errorf("unplugged: %+v", l)
+	}
+	ip(t, "link set tap8 up master br8")
+	apply(t, h, remover(up))
+	if l, _ := h.Link("tap8"); !l.Up {
+		t.Errorf("switched off a port of another's bridge: %+v", l)
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	h := openHost(t, Options{})
 	b := testBridge(1)

@@ -40,18 +40,26 @@ func goesWithContainer(o hoststate.Object, desired, observed hoststate.State) bo
 }
 
 // satisfies reports whether the object have is as want says. It is equality,
-// but for what a wanted bridge leaves to the kernel: a MAC that is not given;
-// an MTU that is not given, where the kernel takes the smallest of the ports'
-// and without ports 1500; and the forward delay when STP is off.
+// but for what is left to the kernel or to the link's maker.
 func satisfies(have, want hoststate.Object) bool {
-	w, ok := want.(hoststate.Bridge)
-	if !ok {
-		return hoststate.Equal(have, want)
+	switch w := want.(type) {
+	case hoststate.Bridge:
+		h, ok := have.(hoststate.Bridge)
+		return ok && bridgeSatisfies(h, w)
+	case hoststate.Member:
+		if h, ok := have.(hoststate.Member); ok && w.MAC == (hoststate.MAC{}) {
+			w.MAC = h.MAC
+			return h == w
+		}
 	}
-	h, ok := have.(hoststate.Bridge)
-	if !ok {
-		return false
-	}
+	return hoststate.Equal(have, want)
+}
+
+// bridgeSatisfies is satisfies for bridges. What a wanted one leaves open is a
+// MAC that is not given; an MTU that is not given, where the kernel takes the
+// smallest of the ports' and without ports 1500; and the forward delay when
+// STP is off.
+func bridgeSatisfies(h, w hoststate.Bridge) bool {
 	if w.MAC == (hoststate.MAC{}) {
 		w.MAC = h.MAC
 	}

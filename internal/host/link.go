@@ -223,11 +223,13 @@ func (a *linkApplier) deleteBridge(name string) error {
 
 func (a *linkApplier) setUp(name string, up bool) error {
 	l, ok := a.mirror.link(name)
-	if !ok {
-		if up {
-			return errVanished(name)
-		}
+	switch {
+	case !ok && up:
+		return errVanished(name)
+	case !ok:
 		return nil
+	case !up && l.master != 0 && !a.ownBridge(l.master):
+		return nil // it was ours to set up, but somebody took it into a bridge of theirs
 	}
 	flags := uint32(0)
 	if up {
@@ -258,14 +260,38 @@ func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error
 		return errVanished(m.Link)
 	case !bridgeExists:
 		return errVanished(m.Bridge)
-	case l.master == master:
-		return nil
-	case l.master != 0 && !a.ownBridge(l.master):
+	case l.master != 0 && l.master != master && !a.ownBridge(l.master):
 		return fmt.Errorf("link %s is a port of a bridge that was not made by viaduct: %w", m.Link, unix.EBUSY)
+	}
+	if verb != hoststate.Delete && m.MAC != (hoststate.MAC{}) && m.MAC != l.mac {
+		if err := a.setMAC(l, m.MAC); err != nil {
+			return fmt.Errorf("set the MAC address: %w", err)
+		}
+	}
+	if l.master == master {
+		return nil
 	}
 	return a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) {
 		e.Uint32(unix.IFLA_MASTER, uint32(master))
 	})
+}
+
+// setMAC gives a link an address. Some drivers, Xen's among them, take one only
+// while the link is down.
+func (a *linkApplier) setMAC(l link, mac hoststate.MAC) error {
+	set := func() error {
+		return a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) {
+			e.Bytes(unix.IFLA_ADDRESS, mac[:])
+		})
+	}
+	err := set()
+	if !errors.Is(err, unix.EBUSY) || !l.up {
+		return err
+	}
+	if err := a.setUp(l.name, false); err != nil {
+		return err
+	}
+	return errors.Join(set(), a.setUp(l.name, true))
 }
 
 func (a *linkApplier) ownBridge(index int) (ours bool) {

@@ -175,6 +175,12 @@ func (c *nftCompiler) expr(e hoststate.Expr) error {
 		return c.lookup(e.Fields, &expr.Lookup{SetName: e.Map, IsDestRegSet: true, DestRegister: unix.NFT_REG_VERDICT})
 	case hoststate.Update:
 		return c.update(e)
+	case hoststate.Mark:
+		bits := binary.NativeEndian.AppendUint32(nil, e.Bits)
+		keep := binary.NativeEndian.AppendUint32(nil, ^e.Bits)
+		c.emit(nftMark(false),
+			&expr.Bitwise{SourceRegister: nftRegister(0), DestRegister: nftRegister(0), Len: 4, Mask: keep, Xor: bits},
+			nftMark(true))
 	case hoststate.Counter:
 		c.emit(&expr.Counter{})
 	case hoststate.Verdict:
@@ -199,6 +205,11 @@ func (c *nftCompiler) expr(e hoststate.Expr) error {
 		return fmt.Errorf("%q: not part of the rule language", e.Text())
 	}
 	return nil
+}
+
+// nftMark loads the packet's mark, or writes it.
+func nftMark(write bool) *expr.Meta {
+	return &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: write, Register: nftRegister(0)}
 }
 
 func (c *nftCompiler) emit(e ...expr.Any) { c.out = append(c.out, e...) }

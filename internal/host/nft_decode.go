@@ -221,6 +221,9 @@ func readTerms(exprs []expr.Any) ([]nftTerm, error) {
 func (r *termReader) term() (nftTerm, bool) {
 	switch e := r.rest[0].(type) {
 	case *expr.Meta, *expr.Payload:
+		if m, ok := e.(*expr.Meta); ok && m.Key == expr.MetaKeyMARK {
+			return r.mark()
+		}
 		return r.loaded()
 	case *expr.Ct:
 		return r.ctState()
@@ -443,6 +446,21 @@ func valueMatch(f hoststate.Field, v []byte, not bool) (hoststate.Expr, bool) {
 		return nil, !not
 	}
 	return nil, false
+}
+
+// mark reads the setting of bits of the packet's mark.
+func (r *termReader) mark() (nftTerm, bool) {
+	load, _ := nextAs[*expr.Meta](r)
+	change, ok := nextAs[*expr.Bitwise](r)
+	if !ok || load.SourceRegister || len(change.Mask) != 4 || len(change.Xor) != 4 {
+		return nftTerm{}, false
+	}
+	write, ok := nextAs[*expr.Meta](r)
+	bits := binary.NativeEndian.Uint32(change.Xor)
+	if !ok || !write.SourceRegister || write.Key != expr.MetaKeyMARK || binary.NativeEndian.Uint32(change.Mask) != ^bits {
+		return nftTerm{}, false
+	}
+	return nftTerm{expr: hoststate.Mark{Bits: bits}}, true
 }
 
 func (r *termReader) ctState() (nftTerm, bool) {

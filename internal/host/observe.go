@@ -55,7 +55,7 @@ func (m *mirror) observe(key hoststate.Key) (hoststate.Object, bool) {
 		name, bridge, _ := strings.Cut(key.Name, " ")
 		l, ok := m.links[m.names[name]]
 		master, enslaved := m.links[l.master]
-		return hoststate.Member{Link: name, Bridge: bridge}, ok && enslaved && master.name == bridge
+		return hoststate.Member{Link: name, Bridge: bridge, MAC: l.mac}, ok && enslaved && master.name == bridge
 	case hoststate.KindAddress:
 		name, text, _ := strings.Cut(key.Name, " ")
 		prefix, err := netip.ParsePrefix(text)
@@ -142,7 +142,8 @@ func (m *mirror) restore(name string) []hoststate.Op {
 			}
 		}
 		for port := range m.ports[index] {
-			s.Add(hoststate.Member{Link: m.links[port].name, Bridge: name})
+			l := m.links[port]
+			s.Add(hoststate.Member{Link: l.name, Bridge: name, MAC: l.mac})
 		}
 	})
 	return Diff(s, nil)

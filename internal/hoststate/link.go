@@ -135,6 +135,9 @@ func (s Sysctl) Container() Key {
 type Member struct {
 	Link   string
 	Bridge string
+	// MAC is the port's own address, which no frame of its guest's carries.
+	// Wanted as zero it is left as it is.
+	MAC MAC
 }
 
 // MemberKey names the membership of a link in a bridge. A link that is in
@@ -146,7 +149,13 @@ func MemberKey(link, bridge string) Key { return Key{KindMember, link + " " + br
 func (m Member) Key() Key { return MemberKey(m.Link, m.Bridge) }
 
 // Text implements Object.
-func (m Member) Text() string { return fmt.Sprintf("port %s of bridge %s", m.Link, m.Bridge) }
+func (m Member) Text() string {
+	s := fmt.Sprintf("port %s of bridge %s", m.Link, m.Bridge)
+	if m.MAC != (MAC{}) {
+		s += " mac " + m.MAC.String()
+	}
+	return s
+}
 
 // Container implements Contained.
 func (m Member) Container() Key { return BridgeKey(m.Bridge) }

@@ -63,8 +63,8 @@ func (o Op) String() string {
 // once; services and rules go while nobody can use them; the bridge, whose
 // removal costs the kernel tens of milliseconds, goes last.
 var removalRank = [...]int{
-	KindLinkUp: 1, KindService: 2, KindMember: 3, KindElement: 4, KindChain: 5, KindSet: 6, KindTable: 7,
-	KindRoute: 8, KindAddress: 9, KindSysctl: 10, KindBridge: 11,
+	KindLinkUp: 1, KindService: 2, KindMember: 3, KindPass: 4, KindElement: 5, KindChain: 6, KindSet: 7, KindTable: 8,
+	KindRoute: 9, KindAddress: 10, KindSysctl: 11, KindBridge: 12,
 }
 
 // SortOps puts operations into the order in which they have to be carried out:

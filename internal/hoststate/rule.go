@@ -203,6 +203,12 @@ type Update struct {
 // Text implements Expr.
 func (e Update) Text() string { return fmt.Sprintf("update @%s { %s }", e.Set, fieldsText(e.Fields)) }
 
+// Mark sets bits of the packet's mark, which rules of other tables can see.
+type Mark struct{ Bits uint32 }
+
+// Text implements Expr.
+func (m Mark) Text() string { return fmt.Sprintf("meta mark set meta mark | %#08x", m.Bits) }
+
 // Counter counts packets and bytes. Its values are not part of the wanted state.
 type Counter struct{}
 

@@ -23,6 +23,7 @@ const (
 	KindSet                     // an nftables set or map, without its elements
 	KindChain                   // an nftables chain with all its rules
 	KindElement                 // one element of an nftables set or map
+	KindPass                    // a rule of ours in a foreign chain
 	KindAddress                 // an address on a link
 	KindLinkUp                  // a link being administratively up
 	KindRoute                   // a route
@@ -32,7 +33,7 @@ const (
 
 var kindNames = [...]string{
 	KindBridge: "bridge", KindSysctl: "sysctl", KindTable: "table", KindSet: "set", KindChain: "chain",
-	KindElement: "element", KindAddress: "address", KindLinkUp: "up", KindRoute: "route",
+	KindElement: "element", KindPass: "pass", KindAddress: "address", KindLinkUp: "up", KindRoute: "route",
 	KindMember: "member", KindService: "service",
 }
 

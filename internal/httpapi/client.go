@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+	"time"
 
 	"viaduct/internal/engine"
 )
@@ -127,6 +128,17 @@ func (c *Client) Plan(ctx context.Context, ref string) (Plan, error) {
 	return get[Plan](ctx, c, network(ref)+"/plan")
 }
 
+// Plug makes a guest's link a port of the network. The daemon waits for a link
+// that does not exist yet, up to 15 s.
+func (c *Client) Plug(ctx context.Context, ref, link string, wait time.Duration) error {
+	return c.act(ctx, http.MethodPut, network(ref)+"/ports/"+segment(link)+"?wait="+wait.String())
+}
+
+// Unplug takes a link out of the network that it is in, if it is in one.
+func (c *Client) Unplug(ctx context.Context, link string) error {
+	return c.act(ctx, http.MethodDelete, "/v1/ports/"+segment(link))
+}
+
 // Reload makes the daemon reread the definitions.
 func (c *Client) Reload(ctx context.Context) (engine.ReloadReport, error) {
 	return call[engine.ReloadReport](ctx, c, http.MethodPost, "/v1/reload", nil)
@@ -160,11 +172,12 @@ func (c *Client) Events(ctx context.Context, ref string, ready func(), each func
 	}
 }
 
-// network is the path of a network. Dots are escaped since "." and ".." mean
-// something else in a path.
-func network(ref string) string {
-	return "/v1/networks/" + strings.ReplaceAll(url.PathEscape(ref), ".", "%2E")
-}
+// network is the path of a network.
+func network(ref string) string { return "/v1/networks/" + segment(ref) }
+
+// segment is a name as part of a path. Dots are escaped since "." and ".." mean
+// something else there.
+func segment(name string) string { return strings.ReplaceAll(url.PathEscape(name), ".", "%2E") }
 
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 	return call[T](ctx, c, http.MethodGet, path, nil)

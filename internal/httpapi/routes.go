@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"viaduct/internal/engine"
 	"viaduct/internal/netdef"
@@ -43,6 +44,8 @@ var routes = []route{
 	{"POST /v1/networks/{ref}/destroy", nil, act(API.Destroy)},
 	{"PUT /v1/networks/{ref}/autostart", nil, act(autostart(true))},
 	{"DELETE /v1/networks/{ref}/autostart", nil, act(autostart(false))},
+	{"PUT /v1/networks/{ref}/ports/{link}", []string{"wait"}, plug},
+	{"DELETE /v1/ports/{link}", nil, func(_ *Server, r request) (any, error) { return nil, r.api.Unplug(r.Context(), r.PathValue("link")) }},
 	{"POST /v1/reload", nil, func(_ *Server, r request) (any, error) { return r.api.Reload(r.Context()) }},
 }
 
@@ -178,6 +181,22 @@ func getLeases(_ *Server, r request) (any, error) {
 		wire[i] = leaseOf(l)
 	}
 	return wire, err
+}
+
+// maxWait bounds how long a request may wait for a link. It is less than what
+// requests have to finish in when the daemon stops.
+const maxWait = 15 * time.Second
+
+// plug makes a link a port of the network.
+func plug(_ *Server, r request) (any, error) {
+	wait := time.Duration(0)
+	if text := r.URL.Query().Get("wait"); text != "" {
+		var err error
+		if wait, err = time.ParseDuration(text); err != nil || wait < 0 || wait > maxWait {
+			return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'wait' is a duration up to %s, not '%s'", maxWait, text)
+		}
+	}
+	return nil, r.api.Plug(r.Context(), r.net.UUID, r.PathValue("link"), wait)
 }
 
 func getPlan(_ *Server, r request) (any, error) {

@@ -43,6 +43,8 @@ type API interface {
 	Leases(id netdef.UUID, mac string) ([]netdef.Lease, error)
 	Plan(id netdef.UUID) (string, error)
 	Reload(ctx context.Context) (engine.ReloadReport, error)
+	Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error
+	Unplug(ctx context.Context, link string) error
 	// Events delivers what happens from now on, until stop is called. The
 	// channel is closed early if the reader was too slow.
 	Events() (events <-chan engine.Event, stop func())

@@ -140,6 +140,19 @@ func TestClientAndServer(t *testing.T) {
 		t.Errorf("leases by MAC (-want +got):\n%s", diff)
 	}
 
+	for range 2 {
+		must(t, c.Plug(ctx, "brief", "vif5.0", time.Second))
+	}
+	if got, err := c.Lookup(ctx, "brief"); err != nil || got.Connections != 1 {
+		t.Errorf("plugged in a guest twice: %+v, %v, want one connection", got, err)
+	}
+	for range 2 {
+		must(t, c.Unplug(ctx, "vif5.0"))
+	}
+	if got, err := c.Lookup(ctx, "brief"); err != nil || got.Connections != 0 {
+		t.Errorf("unplugged the guest twice: %+v, %v, want no connection", got, err)
+	}
+
 	f.SetPlan(info.UUID, "+ bridge virbr1\n+ link virbr1 up\n")
 	p, err := c.Plan(ctx, "brief")
 	must(t, err)
@@ -219,6 +232,12 @@ func TestStatuses(t *testing.T) {
 		{"GET /v1/events?x=y", 400, "unknown parameter 'x'"},
 		{"POST /v1/networks/lab/start", 204, ""},
 		{"POST /v1/networks/lab/start", 409, "network is already active"},
+		{"PUT /v1/networks/lab/ports/vif5.0?wait=1h", 400, "parameter 'wait' is a duration up to 15s, not '1h'"},
+		{"PUT /v1/networks/lab/ports/vif5.0?wait=-1s", 400, "parameter 'wait'"},
+		{"PUT /v1/networks/lab/ports/vif5.0", 204, ""},
+		{"PUT /v1/networks/lab/ports/eth7", 500, "link 'eth7' does not exist"},
+		{"PUT /v1/networks/nope/ports/vif5.0", 404, "no network with matching name"},
+		{"DELETE /v1/ports/vif5.0", 204, ""},
 		{"POST /v1/networks?transient=2", 400, "parameter 'transient'"},
 	} {
 		method, target, _ := strings.Cut(tt.request, " ")

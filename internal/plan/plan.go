@@ -30,7 +30,15 @@ type Port struct {
 	// Guest says that the link ends in a guest (tap, veth, vif) and not in a
 	// wire, so that it cannot be part of a loop through another switch.
 	Guest bool
+	// Plugged says that Viaduct puts it there, and so sets it up. Other ports
+	// are set up by whoever made them.
+	Plugged bool
 }
+
+// portMAC is the address of the host's end of a link that Viaduct plugs: of all
+// addresses the one that a bridge, or another program that chooses the lowest,
+// takes last. Xen's own scripts use it too.
+var portMAC = hoststate.MAC{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 // Fragment is one network's part of the host.
 type Fragment struct {
@@ -96,7 +104,12 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		f.Own.Add(hoststate.Address{Link: bridge, Prefix: ip.Prefix()})
 	}
 	for _, p := range facts.Ports {
-		f.Own.Add(hoststate.Member{Link: p.Link, Bridge: bridge})
+		member := hoststate.Member{Link: p.Link, Bridge: bridge}
+		if p.Plugged {
+			member.MAC = portMAC
+			f.Own.Add(hoststate.LinkUp{Link: p.Link})
+		}
+		f.Own.Add(member)
 	}
 	if n.Forward.Mode != netdef.ModeNone && len(subnets(n)) > 0 {
 		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})

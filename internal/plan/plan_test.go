@@ -35,6 +35,9 @@ var networks = []struct {
 	{name: "nat-ports", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/><mtu size='9000'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`,
 		facts: Facts{Ports: []Port{{Link: "vnet0", Guest: true}, {Link: "vnet1", Guest: true}}}},
+	{name: "nat-plugged", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
+		<ip address='192.168.122.1' prefix='24'/></network>`,
+		facts: Facts{Ports: []Port{{Link: "vif5.0", Guest: true, Plugged: true}, {Link: "vnet0", Guest: true}}}},
 	{name: "nat-real-stp", xml: head + `<forward mode='nat'/><bridge name='virbr0' delay='4'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`},
 	{name: "nat-wire", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>

@@ -24,6 +24,7 @@ type Fake struct {
 	networks []*network
 	leases   map[netdef.UUID][]netdef.Lease
 	plans    map[netdef.UUID]string
+	ports    map[string]netdef.UUID // by link
 	report   engine.ReloadReport
 	readers  map[chan engine.Event]bool
 }
@@ -36,7 +37,7 @@ type network struct {
 // New makes an engine with no networks.
 func New() *Fake {
 	return &Fake{
-		leases: map[netdef.UUID][]netdef.Lease{}, plans: map[netdef.UUID]string{},
+		leases: map[netdef.UUID][]netdef.Lease{}, plans: map[netdef.UUID]string{}, ports: map[string]netdef.UUID{},
 		readers: map[chan engine.Event]bool{},
 	}
 }
@@ -273,6 +274,39 @@ func (f *Fake) Plan(id netdef.UUID) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.plans[id], nil
+}
+
+// Plug counts a link that begins with "vif" as a port of an active network.
+// Others do not exist.
+func (f *Fake) Plug(_ context.Context, id netdef.UUID, link string, _ time.Duration) error {
+	return f.change(id, func(n *network) error {
+		switch {
+		case !n.Active:
+			return netdef.Errorf(netdef.ErrOperationInvalid, "network '%s' is not active", n.Name)
+		case !strings.HasPrefix(link, "vif"):
+			return netdef.Errorf(netdef.ErrInternal, "link '%s' does not exist", link)
+		}
+		if f.ports[link] != n.UUID {
+			f.ports[link] = n.UUID
+			n.Connections++
+		}
+		return nil
+	})
+}
+
+// Unplug forgets a port.
+func (f *Fake) Unplug(_ context.Context, link string) error {
+	f.mu.Lock()
+	id, plugged := f.ports[link]
+	delete(f.ports, link)
+	f.mu.Unlock()
+	if !plugged {
+		return nil
+	}
+	return f.change(id, func(n *network) error {
+		n.Connections--
+		return nil
+	})
 }
 
 // Reload answers the report that was set.
