@@ -119,6 +119,8 @@ func (a *app) rootCommand() *cobra.Command {
 		return err
 	}
 	root.SuggestionsMinimumDistance = 2
+	root.Version = Version()
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	socket := os.Getenv(socketVariable)
 	if socket == "" {
 		socket = defaultSocket
