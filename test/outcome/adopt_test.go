@@ -2,6 +2,7 @@ package outcome
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -106,6 +107,18 @@ func (s *site) mustRun(argv ...string) string {
 		s.t.Fatalf("%s: %v, exit code %d\n%s%s", strings.Join(argv, " "), err, r.Code, r.Stdout, r.Stderr)
 	}
 	return r.Stdout
+}
+
+// soonNothingToChange waits until the daemon has answered to a guest that was
+// plugged in just now.
+func (s *site) soonNothingToChange(name string) {
+	s.t.Helper()
+	lab.Eventually(s.t, 5*time.Second, func() error {
+		if plan := s.viaduct("plan", name); !strings.Contains(plan, "nothing to change") {
+			return fmt.Errorf("plan of %s:\n%s", name, plan)
+		}
+		return nil
+	})
 }
 
 // nothingToChange fails the test unless the plan of the network is empty.

@@ -138,7 +138,7 @@ func TestEditsApplyInPlace(t *testing.T) {
 		if wrong := c.check(); wrong != "" {
 			t.Errorf("%s: %s\nthe daemon says:\n%s", c.name, wrong, s.daemon.Output())
 		}
-		s.nothingToChange("a")
+		s.soonNothingToChange("a")
 	}
 	if out := s.viaduct("reload"); !strings.Contains(out, "No definition file has changed") {
 		t.Errorf("reload without an edit says:\n%s", out)
