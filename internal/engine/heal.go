@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,7 +60,7 @@ func (e *Engine) watch(ctx context.Context) {
 }
 
 // affected finds the active networks that objects belong to. No keys at all
-// stand for all of them.
+// stand for all of them, and what passes are needed concerns all.
 func (e *Engine) affected(keys []hoststate.Key) map[*network]bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -69,7 +70,8 @@ func (e *Engine) affected(keys []hoststate.Key) map[*network]bool {
 			found[n] = true
 		}
 	}
-	if len(keys) == 0 {
+	everyone := slices.ContainsFunc(keys, func(k hoststate.Key) bool { return k.Kind == hoststate.KindPass })
+	if everyone || len(keys) == 0 {
 		for _, n := range e.networks {
 			add(n)
 		}

@@ -60,6 +60,10 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 		return errAs(netdef.ErrInternal, err)
 	}
 	e.events.send(n, EventStarted)
+	if blockers := e.Host.Blockers(); len(blockers) > 0 && def.Forward.Mode != netdef.ModeOpen {
+		e.Log.Warn("a firewall of another program may drop what guests send or get, and offers no place for our rules",
+			"network", n.name, "chains", blockers)
+	}
 	return nil
 }
 

@@ -33,7 +33,7 @@ func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 	e.mu.Lock()
 	known := n.ports
 	e.mu.Unlock()
-	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6}
+	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6, Passes: e.Host.Passes()}
 	for _, p := range known {
 		if l, ok := e.Host.Link(p.name); ok && l.Index == p.index && e.ours(n, l.Master) {
 			f.Ports = append(f.Ports, plan.Port{Link: l.Name, Guest: p.plugged || guestKinds[l.Kind], Plugged: p.plugged})

@@ -19,6 +19,9 @@ type Fake struct {
 	// Stock is what Inventory, Link and Ports tell of, besides the bridges that
 	// were made.
 	Stock Inventory
+	// PassList and BlockerList are what Passes and Blockers tell.
+	PassList    []hoststate.Pass
+	BlockerList []string
 
 	mu      sync.Mutex
 	state   hoststate.State
@@ -84,6 +87,12 @@ func (f *Fake) Calls() [][]hoststate.Op {
 	defer f.mu.Unlock()
 	return slices.Clone(f.calls)
 }
+
+// Passes implements Host.
+func (f *Fake) Passes() []hoststate.Pass { return f.PassList }
+
+// Blockers implements Host.
+func (f *Fake) Blockers() []string { return f.BlockerList }
 
 // Set puts objects on the host by another's hand, without an event.
 func (f *Fake) Set(objects ...hoststate.Object) {

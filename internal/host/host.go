@@ -35,6 +35,12 @@ type Host interface {
 	// Ports returns the links that are ports of the bridge, sorted by name, at
 	// a cost that does not depend on how many other links there are.
 	Ports(bridge string) []Link
+	// Passes lists the foreign chains in which marked packets have to be let
+	// through, whether they are already or not.
+	Passes() []hoststate.Pass
+	// Blockers names foreign chains that may drop what our tables accept and
+	// that no pass helps against, such as "inet firewalld filter_INPUT".
+	Blockers() []string
 	// Events delivers the keys of objects that changed or vanished, by
 	// whosever hand. Deliveries are merged, never dropped. An empty slice says
 	// that everything may have changed.

@@ -37,6 +37,8 @@ type nftApplier struct {
 	monitor *os.File
 	dirty   *dirtyTables
 	changes *changes
+	// foreign hears that foreign tables may have changed in a way that matters to passes.
+	foreign chan struct{}
 
 	requests chan *nftRequest
 	done     chan struct{}
@@ -60,6 +62,7 @@ func newNFT(o nftOptions) (*nftApplier, error) {
 		mirror:   newNFTMirror(socket.port),
 		dirty:    newDirtyTables(),
 		changes:  newChanges(),
+		foreign:  make(chan struct{}, 1),
 		requests: make(chan *nftRequest),
 		done:     make(chan struct{}),
 	}

@@ -70,6 +70,7 @@ func drawRule(t *rapid.T, family hoststate.Family) hoststate.Rule {
 		func() hoststate.Expr { return hoststate.VMap{Fields: fields(), Map: name.Draw(t, "map")} },
 		func() hoststate.Expr { return hoststate.Update{Fields: fields(), Set: name.Draw(t, "set")} },
 		func() hoststate.Expr { return hoststate.Counter{} },
+		func() hoststate.Expr { return hoststate.Mark{Bits: rapid.Uint32().Draw(t, "bits")} },
 		func() hoststate.Expr {
 			return rapid.SampledFrom([]hoststate.Verdict{{Kind: hoststate.Accept}, {Kind: hoststate.Drop}, {Kind: hoststate.Return},
 				{Kind: hoststate.Jump, Chain: "a"}, {Kind: hoststate.Goto, Chain: "b"}}).Draw(t, "verdict")

@@ -107,9 +107,13 @@ func (a *nftApplier) watch() {
 		switch {
 		case err == nil:
 			a.dirty.add(a.mentioned(buf[:n])...)
+			if a.concernsPasses(buf[:n]) {
+				a.noteForeign()
+			}
 		case errors.Is(err, unix.ENOBUFS):
 			a.log.Warn("nftables changed faster than it could be followed; reading all tables again")
 			a.dirty.add(a.names...)
+			a.noteForeign()
 		case errors.Is(err, os.ErrClosed):
 			return
 		default:

@@ -18,6 +18,8 @@ import (
 var nftFamilies = map[hoststate.Family]uint8{
 	hoststate.Inet:         unix.NFPROTO_INET,
 	hoststate.BridgeFamily: unix.NFPROTO_BRIDGE,
+	hoststate.IPv4Family:   unix.NFPROTO_IPV4,
+	hoststate.IPv6Family:   unix.NFPROTO_IPV6,
 }
 
 // nftHooks are the hooks by number, the same in both families.

@@ -173,7 +173,7 @@ func everything() hoststate.State {
 				hoststate.InSet{Fields: []hoststate.Field{hoststate.FieldDAddr6}, Set: "hosts6"},
 				hoststate.InSet{Fields: byMAC, Set: "guests"},
 				hoststate.Update{Fields: []hoststate.Field{hoststate.FieldSAddr4}, Set: "seen"},
-				hoststate.Counter{}, udp, hoststate.L4Proto{Proto: hoststate.ICMPv6}),
+				hoststate.Counter{}, hoststate.Mark{Bits: hoststate.PassMark}, udp, hoststate.L4Proto{Proto: hoststate.ICMPv6}),
 				hoststate.Rule{udp, hoststate.DPort{First: 53}, accept},
 				hoststate.Rule{hoststate.L4Proto{Proto: hoststate.TCP}, hoststate.DPort{First: 1024, Last: 65535}, accept},
 				hoststate.Rule{hoststate.Source{Prefix: pfx("10.0.0.0/8")}, hoststate.Destination{Prefix: pfx("10.0.0.0/9"), Not: true}, verdict(hoststate.Drop)},

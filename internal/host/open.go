@@ -61,6 +61,7 @@ type kernelHost struct {
 	all     []Applier
 	rtnl    *rtnl
 	mirror  *mirror
+	passes  *passApplier
 	changes *changes
 	fault   func(string)
 
@@ -92,7 +93,12 @@ func Open(o Options) (Host, error) {
 		h.rtnl.close()
 		return nil, err
 	}
-	h.all = append([]Applier{&linkApplier{rtnl: h.rtnl, mirror: h.mirror}, sysctlApplier{}, nft}, o.Appliers...)
+	if h.passes, err = newPasses(o.Tables, nft.foreign, o.Log); err != nil {
+		err = errors.Join(err, nft.Close(), h.mirror.close())
+		h.rtnl.close()
+		return nil, err
+	}
+	h.all = append([]Applier{&linkApplier{rtnl: h.rtnl, mirror: h.mirror}, sysctlApplier{}, nft, h.passes}, o.Appliers...)
 	for _, a := range h.all {
 		for _, k := range a.Kinds() {
 			h.byKind[k] = a
@@ -169,6 +175,10 @@ func (h *kernelHost) Inventory() Inventory { return h.mirror.inventory() }
 func (h *kernelHost) Overlapping(prefixes ...netip.Prefix) []LinkPrefix {
 	return h.mirror.overlapping(prefixes)
 }
+
+func (h *kernelHost) Passes() []hoststate.Pass { return h.passes.needed() }
+
+func (h *kernelHost) Blockers() []string { return h.passes.blockers() }
 
 func (h *kernelHost) Link(name string) (Link, bool) { return h.mirror.named(name) }
 

@@ -13,6 +13,8 @@ type Family string
 const (
 	Inet         Family = "inet"
 	BridgeFamily Family = "bridge"
+	IPv4Family   Family = "ip"
+	IPv6Family   Family = "ip6"
 )
 
 // TableRef names an nftables table.

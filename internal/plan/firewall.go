@@ -21,6 +21,10 @@ var Tables = []hoststate.TableRef{Filter, Guard}
 const (
 	dnsPort   = 53
 	dhcp4Port = 67
+
+	// filterPriority puts our chains before those of others, which look at the
+	// mark that ours set.
+	filterPriority = -10
 )
 
 // The maps of the inet table lead from a link to the chain of its network.
@@ -34,6 +38,12 @@ const (
 )
 
 func rule(exprs ...hoststate.Expr) hoststate.Rule { return exprs }
+
+// accepted ends a rule that lets a packet through, as far as we are concerned:
+// the mark lets it through the chains of others, where a Pass is.
+func accepted(k hoststate.VerdictKind, matches ...hoststate.Expr) hoststate.Rule {
+	return append(matches, hoststate.Mark{Bits: hoststate.PassMark}, verdict(k))
+}
 
 func verdict(k hoststate.VerdictKind) hoststate.Verdict { return hoststate.Verdict{Kind: k} }
 
@@ -68,12 +78,12 @@ func baseFilter() []hoststate.Object {
 		hoststate.Table{Ref: Filter},
 		verdictMap(mapInput, byIn), verdictMap(mapFrom, byIn), verdictMap(mapTo, byOut),
 		hoststate.Set{Table: Filter, Name: setServices, Fields: byService},
-		baseChain("input", hoststate.Hook{Type: "filter", Hook: "input"},
+		baseChain("input", hoststate.Hook{Type: "filter", Hook: "input", Priority: filterPriority},
 			rule(hoststate.InIface{Name: "lo"}, verdict(hoststate.Accept)),
 			rule(hoststate.VMap{Fields: byIn, Map: mapInput}),
 			rule(hoststate.L4Proto{Proto: hoststate.TCP}, hoststate.InSet{Fields: byService, Set: setServices}, verdict(hoststate.Drop)),
 			rule(hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.InSet{Fields: byService, Set: setServices}, verdict(hoststate.Drop))),
-		baseChain("forward", hoststate.Hook{Type: "filter", Hook: "forward"},
+		baseChain("forward", hoststate.Hook{Type: "filter", Hook: "forward", Priority: filterPriority},
 			rule(hoststate.VMap{Fields: byIn, Map: mapFrom}),
 			rule(hoststate.VMap{Fields: byOut, Map: mapTo})),
 	}
@@ -108,6 +118,9 @@ func hang(f *Fragment, mapName, link string, how hoststate.VerdictKind, chain ho
 func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 	link := n.Bridge.Name
 	f.Shared.Add(baseFilter()...)
+	for _, p := range facts.Passes {
+		f.Shared.Add(p)
+	}
 	hang(f, mapInput, link, hoststate.Jump, filterChain("input_"+link, inputRules(n, facts)...))
 	for _, ip := range n.IPs {
 		for _, port := range dnsPorts(n, facts) {
@@ -154,8 +167,8 @@ func inputRules(n *netdef.Network, facts Facts) []hoststate.Rule {
 	for _, ip := range n.IPs {
 		for _, port := range dnsPorts(n, facts) {
 			for _, proto := range transports {
-				rules = append(rules, rule(hoststate.Destination{Prefix: single(ip.Address)}, hoststate.L4Proto{Proto: proto},
-					hoststate.DPort{First: port}, verdict(hoststate.Accept)))
+				rules = append(rules, accepted(hoststate.Accept, hoststate.Destination{Prefix: single(ip.Address)},
+					hoststate.L4Proto{Proto: proto}, hoststate.DPort{First: port}))
 			}
 		}
 	}
@@ -165,14 +178,14 @@ func inputRules(n *netdef.Network, facts Facts) []hoststate.Rule {
 // leavingRules decide on what guests send through the host. What they return
 // goes on to the chain of the network it would enter, if it is ours.
 func leavingRules(n *netdef.Network) []hoststate.Rule {
-	rules := []hoststate.Rule{rule(hoststate.OutIface{Name: n.Bridge.Name}, verdict(hoststate.Accept))}
+	rules := []hoststate.Rule{accepted(hoststate.Accept, hoststate.OutIface{Name: n.Bridge.Name})}
 	if n.Forward.Mode != netdef.ModeNone {
 		for _, net := range subnets(n) {
 			r := rule(hoststate.Source{Prefix: net})
 			if dev := n.Forward.Dev(); dev != "" {
 				r = append(r, hoststate.OutIface{Name: dev})
 			}
-			rules = append(rules, append(r, verdict(hoststate.Return)))
+			rules = append(rules, accepted(hoststate.Return, r...))
 		}
 	}
 	return append(rules, rule(hoststate.Reject{}))
@@ -191,7 +204,7 @@ func enteringRules(n *netdef.Network) []hoststate.Rule {
 			if n.Forward.Mode == netdef.ModeNAT {
 				r = append(r, hoststate.CTState{Established: true, Related: true})
 			}
-			rules = append(rules, append(r, verdict(hoststate.Accept)))
+			rules = append(rules, accepted(hoststate.Accept, r...))
 		}
 	}
 	return append(rules, rule(hoststate.Reject{}))

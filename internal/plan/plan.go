@@ -20,6 +20,8 @@ type Facts struct {
 	// Ports are the links that are ports of the network's bridge, or should
 	// become so again.
 	Ports []Port
+	// Passes are the foreign chains that have to let our packets through.
+	Passes []hoststate.Pass
 	// NoIPv6 says that the kernel runs without IPv6.
 	NoIPv6 bool
 }

@@ -45,6 +45,9 @@ var networks = []struct {
 		facts: Facts{Ports: []Port{{Link: "vnet0", Guest: true}, {Link: "eth1"}}}},
 	{name: "nat-dns-elsewhere", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`, facts: Facts{DNSPort: 5354}},
+	{name: "nat-beside-docker", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
+		<ip address='192.168.122.1' prefix='24'/></network>`,
+		facts: Facts{Passes: []hoststate.Pass{{Table: hoststate.TableRef{Family: hoststate.IPv4Family, Name: "filter"}, Chain: "DOCKER-USER"}}}},
 	{name: "isolated", xml: head + `<bridge name='virbr2'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.100.1' prefix='24'><dhcp><range start='192.168.100.100' end='192.168.100.200'/></dhcp></ip></network>`},
 	{name: "route", xml: head + `<forward mode='route' dev='eth0'/><bridge name='virbr3'/><mac address='52:54:00:01:02:03'/>

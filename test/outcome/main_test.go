@@ -167,3 +167,10 @@ var (
 	errStillTalking  = errors.New("the kernel still announces changes")
 	errNotTranslated = errors.New("the outside sees the guest's own address")
 )
+
+// short bounds one attempt of something that is tried again.
+func short(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}

@@ -87,7 +87,7 @@ type Route struct {
 // String is the configuration on one line, as a plan shows it.
 func (c Config) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "dhcp4 on %s from %s", c.Bridge, c.Address)
+	fmt.Fprintf(&b, "on %s from %s", c.Bridge, c.Address)
 	for i, r := range c.Ranges {
 		fmt.Fprintf(&b, "%s %s-%s%s", [...]string{" range", ","}[min(i, 1)], r.First, r.Last, leaseText(r.Lease, r.Infinite))
 	}
