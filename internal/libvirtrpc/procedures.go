@@ -13,25 +13,38 @@ type procedure struct {
 	name      string
 	needsOpen bool
 	run       func(ctx context.Context, s *session, in *decoder, out *encoder) error
+	// changes is the function of libvirt's API that a client with read-only
+	// access may not call; "" for what only looks.
+	changes string
 }
 
 // procedures are those that virsh needs to list, start and stop networks, by
 // their numbers (enum remote_procedure in remote_protocol.x).
 var procedures = map[uint32]procedure{
-	1:   {"connect open", false, connectOpen},
-	2:   {"connect close", false, nothing},
-	39:  {"network create", true, onNetwork(Networks.Start)},
-	42:  {"network destroy", true, onNetwork(Networks.Destroy)},
-	44:  {"network get autostart", true, networkFlag(func(i engine.Info) bool { return i.Autostart })},
-	46:  {"network lookup by name", true, lookupByName},
-	47:  {"network lookup by uuid", true, lookupByUUID},
-	60:  {"connect supports feature", false, supportsFeature},
-	66:  {"auth list", false, authList},
-	152: {"network is active", true, networkFlag(func(i engine.Info) bool { return i.Active })},
-	153: {"network is persistent", true, networkFlag(func(i engine.Info) bool { return i.Persistent })},
-	283: {"connect list all networks", true, listAllNetworks},
-	360: {"connect register close callback", true, nothing},
-	361: {"connect unregister close callback", true, nothing},
+	1:   {name: "connect open", run: connectOpen},
+	2:   {name: "connect close", run: nothing},
+	3:   {name: "connect get type", needsOpen: true, run: connectType},
+	39:  {name: "network create", needsOpen: true, run: onNetwork(Networks.Start), changes: "virNetworkCreate"},
+	42:  {name: "network destroy", needsOpen: true, run: onNetwork(Networks.Destroy), changes: "virNetworkDestroy"},
+	44:  {name: "network get autostart", needsOpen: true, run: networkFlag(func(i engine.Info) bool { return i.Autostart })},
+	45:  {name: "network get bridge name", needsOpen: true, run: bridgeName},
+	46:  {name: "network lookup by name", needsOpen: true, run: lookupByName},
+	47:  {name: "network lookup by uuid", needsOpen: true, run: lookupByUUID},
+	60:  {name: "connect supports feature", run: supportsFeature},
+	66:  {name: "auth list", run: authList},
+	152: {name: "network is active", needsOpen: true, run: networkFlag(func(i engine.Info) bool { return i.Active })},
+	153: {name: "network is persistent", needsOpen: true, run: networkFlag(func(i engine.Info) bool { return i.Persistent })},
+	283: {name: "connect list all networks", needsOpen: true, run: listAllNetworks},
+	360: {name: "connect register close callback", needsOpen: true, run: nothing},
+	361: {name: "connect unregister close callback", needsOpen: true, run: nothing},
+}
+
+// notOurs are procedures that libvirt's network driver does not have either,
+// with the functions of its API that it then names. virsh calls them on every
+// sort of connection.
+var notOurs = map[uint32]string{
+	4: "virConnectGetVersion", 6: "virNodeGetInfo", 7: "virConnectGetCapabilities", 51: "virConnectNumOfDomains",
+	59: "virConnectGetHostname", 126: "virConnectNumOfInterfaces", 178: "virConnectNumOfNWFilters", 203: "virConnectGetSysinfo",
 }
 
 // features are those of libvirt's driver features that a client may rely on
@@ -39,6 +52,12 @@ var procedures = map[uint32]procedure{
 var features = map[int32]bool{8: true, 9: true, 10: true, 14: true, 15: true, 16: true}
 
 func nothing(_ context.Context, _ *session, in *decoder, _ *encoder) error { return in.end() }
+
+// connectType names the driver.
+func connectType(_ context.Context, _ *session, in *decoder, out *encoder) error {
+	out.string("network")
+	return in.end()
+}
 
 func authList(_ context.Context, _ *session, in *decoder, out *encoder) error {
 	out.uint32(1)
@@ -51,16 +70,19 @@ func supportsFeature(_ context.Context, _ *session, in *decoder, out *encoder) e
 	return in.end()
 }
 
+// openReadOnly is the flag of a client that wants to look only (VIR_CONNECT_RO).
+const openReadOnly = 1
+
 func connectOpen(_ context.Context, s *session, in *decoder, _ *encoder) error {
 	uri := in.optionalString()
-	in.uint32() // flags: read-only
+	flags := in.uint32()
 	if err := in.end(); err != nil {
 		return err
 	}
 	if uri != nil && *uri != "" && *uri != "network:///system" && *uri != "network:///session" {
 		return netdef.Errorf(netdef.ErrInternal, "unexpected network URI path '%s', try network:///system", *uri)
 	}
-	s.opened = true
+	s.opened, s.readOnly = true, flags&openReadOnly != 0
 	return nil
 }
 
@@ -133,6 +155,22 @@ func networkFlag(ask func(engine.Info) bool) func(context.Context, *session, *de
 		}
 		return err
 	}
+}
+
+func bridgeName(_ context.Context, s *session, in *decoder, out *encoder) error {
+	n := in.network()
+	if err := in.end(); err != nil {
+		return err
+	}
+	i, err := s.find(n)
+	switch {
+	case err != nil:
+		return err
+	case i.Bridge == "":
+		return netdef.Errorf(netdef.ErrInternal, "network '%s' does not have a bridge name.", i.Name)
+	}
+	out.string(i.Bridge)
+	return nil
 }
 
 // filters are pairs of flags of which either, both or none may be given

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -22,7 +23,7 @@ type stubNetworks struct{ info engine.Info }
 var testID = netdef.UUID{1, 2, 3}
 
 func newStub() *stubNetworks {
-	return &stubNetworks{engine.Info{Name: "default", UUID: testID, Persistent: true}}
+	return &stubNetworks{engine.Info{Name: "default", UUID: testID, Bridge: "virbr0", Persistent: true}}
 }
 
 func (s *stubNetworks) Networks() []engine.Info { return []engine.Info{s.info} }
@@ -83,6 +84,30 @@ func TestStartTwice(t *testing.T) {
 	}
 }
 
+// A client that opened its connection read-only may look and not change.
+func TestReadOnly(t *testing.T) {
+	stub := newStub()
+	s := &session{networks: stub}
+	args := func(e *encoder) { e.network(networkRef{"default", testID}) }
+	if h, _ := call(t, s, 1, func(e *encoder) { e.bool(false); e.uint32(openReadOnly) }); h.Status != statusOK {
+		t.Fatal("open failed")
+	}
+	if h, d := call(t, s, 45, args); h.Status != statusOK || d.string() != "virbr0" {
+		t.Error("does not tell the bridge's name")
+	}
+	for _, procedure := range []uint32{39, 42} {
+		h, d := call(t, s, procedure, args)
+		code, _, message := d.int32(), d.int32(), d.optionalString()
+		if h.Status != statusError || code != int32(netdef.ErrOperationDenied) ||
+			!strings.HasPrefix(*message, "operation forbidden: read only access prevents virNetwork") {
+			t.Errorf("procedure %d: status %d, error %d", procedure, h.Status, code)
+		}
+	}
+	if stub.info.Active {
+		t.Error("the network was started")
+	}
+}
+
 func TestListFilters(t *testing.T) {
 	for _, c := range []struct {
 		flags uint32
@@ -105,6 +130,7 @@ func TestRefusals(t *testing.T) {
 		code      netdef.Code
 	}{
 		{"unknown procedure", 9999, true, nil, netdef.ErrRPC},
+		{"procedure of another driver", 59, true, nil, netdef.ErrNoSupport},
 		{"before open", 283, false, func(e *encoder) { e.int32(1); e.uint32(0) }, netdef.ErrInternal},
 		{"arguments cut short", 39, true, func(e *encoder) { e.string("default") }, netdef.ErrRPC},
 		{"arguments left over", 2, true, func(e *encoder) { e.uint32(1) }, netdef.ErrRPC},

@@ -47,6 +47,7 @@ type session struct {
 	conn     net.Conn
 	networks Networks
 	opened   bool
+	readOnly bool
 }
 
 // run answers calls one after the other until the client leaves or sends what
@@ -103,10 +104,14 @@ func (s *session) call(ctx context.Context, h header, in *decoder, out *encoder)
 	}
 	p, ok := procedures[h.Procedure]
 	switch {
+	case notOurs[h.Procedure] != "":
+		return netdef.Errorf(netdef.ErrNoSupport, "%s", notOurs[h.Procedure])
 	case !ok:
 		return netdef.Errorf(netdef.ErrRPC, "unknown procedure: %d", h.Procedure)
 	case p.needsOpen && !s.opened:
 		return netdef.Errorf(netdef.ErrInternal, "connection not open")
+	case p.changes != "" && s.readOnly:
+		return netdef.Errorf(netdef.ErrOperationDenied, "read only access prevents %s", p.changes)
 	}
 	err := p.run(ctx, s, in, out)
 	var known *netdef.Error
