@@ -67,17 +67,14 @@ const (
 
 // FrameConn sends and receives whole Ethernet frames on one link.
 type FrameConn struct {
-	file *os.File
-	link net.Interface
+	file  *os.File
+	index int
+	mac   net.HardwareAddr
 }
 
 // OpenFrames opens a connection to the link called ifname for the frames that
 // pass the filter. Frames of any kind can be sent.
 func OpenFrames(ifname string, filter Filter) (*FrameConn, error) {
-	link, err := net.InterfaceByName(ifname)
-	if err != nil {
-		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
-	}
 	program, err := bpf.Assemble(filter.program)
 	if err != nil {
 		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
@@ -87,26 +84,64 @@ func OpenFrames(ifname string, filter Filter) (*FrameConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
 	}
-	if err := bindFrames(fd, link.Index, filter.etherType, program); err != nil {
+	bound, err := bindFrames(fd, ifname, filter.etherType, program)
+	if err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
 	}
-	return &FrameConn{file: os.NewFile(uintptr(fd), "frames of "+ifname), link: *link}, nil
+	return &FrameConn{
+		file: os.NewFile(uintptr(fd), "frames of "+ifname), index: bound.Ifindex, mac: bound.Addr[:min(bound.Halen, 8)],
+	}, nil
 }
 
-func bindFrames(fd, index int, etherType uint16, program []bpf.RawInstruction) error {
+// bindFrames makes a packet socket receive what passes the program on a link,
+// and returns what it is bound to.
+func bindFrames(fd int, ifname string, etherType uint16, program []bpf.RawInstruction) (*unix.SockaddrLinklayer, error) {
+	index, err := linkIndex(fd, ifname)
+	if err != nil {
+		return nil, err
+	}
 	code := make([]unix.SockFilter, len(program))
 	for i, p := range program {
 		code[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
 	}
 	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 		&unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}); err != nil {
-		return os.NewSyscallError("attach filter", err)
+		return nil, os.NewSyscallError("attach filter", err)
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, frameQueue); err != nil {
-		return os.NewSyscallError("set receive buffer", err)
+		return nil, os.NewSyscallError("set receive buffer", err)
 	}
-	return os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(etherType), Ifindex: index}))
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(etherType), Ifindex: index}); err != nil {
+		return nil, os.NewSyscallError("bind", err)
+	}
+	bound, err := packetName(fd)
+	return bound, os.NewSyscallError("getsockname", err)
+}
+
+// linkIndex asks the kernel for the index of one link. Package net would list
+// all links of the host, and keep the list in memory with any address in it.
+func linkIndex(fd int, ifname string) (int, error) {
+	req, err := unix.NewIfreq(ifname)
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req)
+	}
+	if err != nil {
+		return 0, os.NewSyscallError("find link", err)
+	}
+	return int(req.Uint32()), nil
+}
+
+// packetName is the link that a packet socket is bound to, with its address.
+func packetName(fd int) (*unix.SockaddrLinklayer, error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil, err
+	}
+	if ll, ok := sa.(*unix.SockaddrLinklayer); ok {
+		return ll, nil
+	}
+	return nil, unix.EAFNOSUPPORT
 }
 
 // networkOrder is v as a number whose bytes in memory are in network order.
@@ -138,13 +173,11 @@ func (c *FrameConn) Bound() bool {
 	}
 	index := 0
 	err = raw.Control(func(fd uintptr) {
-		if sa, err := unix.Getsockname(int(fd)); err == nil {
-			if ll, ok := sa.(*unix.SockaddrLinklayer); ok {
-				index = ll.Ifindex
-			}
+		if bound, err := packetName(int(fd)); err == nil {
+			index = bound.Ifindex
 		}
 	})
-	return err == nil && index == c.link.Index
+	return err == nil && index == c.index
 }
 
 // WriteFrame sends a frame, headers included.
@@ -154,10 +187,10 @@ func (c *FrameConn) WriteFrame(frame []byte) error {
 }
 
 // HardwareAddr is the link's Ethernet address when the connection was opened.
-func (c *FrameConn) HardwareAddr() net.HardwareAddr { return c.link.HardwareAddr }
+func (c *FrameConn) HardwareAddr() net.HardwareAddr { return c.mac }
 
 // LinkIndex is the link's index.
-func (c *FrameConn) LinkIndex() int { return c.link.Index }
+func (c *FrameConn) LinkIndex() int { return c.index }
 
 // SetReadDeadline makes reads fail that wait beyond t; the zero time lets them wait.
 func (c *FrameConn) SetReadDeadline(t time.Time) error { return c.file.SetReadDeadline(t) }
