@@ -21,6 +21,7 @@ var Tables = []hoststate.TableRef{Filter, Guard}
 const (
 	dnsPort   = 53
 	dhcp4Port = 67
+	dhcp6Port = 547
 
 	// filterPriority puts our chains before those of others, which look at the
 	// mark that ours set.
@@ -29,12 +30,13 @@ const (
 
 // The maps of the inet table lead from a link to the chain of its network.
 const (
-	mapInput    = "input_from"    // packets for the host, by incoming link
-	mapFrom     = "forward_from"  // forwarded packets, by incoming link
-	mapTo       = "forward_to"    // forwarded packets, by outgoing link
-	mapNAT      = "nat_from"      // first packets of forwarded connections, by incoming link
-	mapRedirect = "redirect_from" // connections to the host, by incoming link
-	setServices = "services"      // address and port of what is served to one network only
+	mapInput     = "input_from"    // packets for the host, by incoming link
+	mapFrom      = "forward_from"  // forwarded packets, by incoming link
+	mapTo        = "forward_to"    // forwarded packets, by outgoing link
+	mapNAT       = "nat_from"      // first packets of forwarded connections, by incoming link
+	mapRedirect  = "redirect_from" // connections to the host, by incoming link
+	setServices  = "services"      // address and port of what is served to one network only
+	setServices6 = "services6"     // the same in IPv6
 )
 
 func rule(exprs ...hoststate.Expr) hoststate.Rule { return exprs }
@@ -51,10 +53,12 @@ var (
 	byIn       = []hoststate.Field{hoststate.FieldIIFName}
 	byOut      = []hoststate.Field{hoststate.FieldOIFName}
 	byService  = []hoststate.Field{hoststate.FieldDAddr4, hoststate.FieldDPort}
+	byService6 = []hoststate.Field{hoststate.FieldDAddr6, hoststate.FieldDPort}
 	transports = []hoststate.Proto{hoststate.TCP, hoststate.UDP}
 
-	broadcast = netip.MustParsePrefix("255.255.255.255/32")
-	multicast = netip.MustParsePrefix("224.0.0.0/4")
+	broadcast  = netip.MustParsePrefix("255.255.255.255/32")
+	multicast  = netip.MustParsePrefix("224.0.0.0/4")
+	multicast6 = netip.MustParsePrefix("ff00::/8")
 )
 
 func verdictMap(name string, fields []hoststate.Field) hoststate.Set {
@@ -74,15 +78,21 @@ func baseChain(name string, hook hoststate.Hook, rules ...hoststate.Rule) hostst
 // the map by outgoing link decides what may enter. So no connection, however
 // established, passes without both networks' own chains.
 func baseFilter() []hoststate.Object {
+	input := []hoststate.Rule{
+		rule(hoststate.InIface{Name: "lo"}, verdict(hoststate.Accept)),
+		rule(hoststate.VMap{Fields: byIn, Map: mapInput}),
+	}
+	for _, proto := range transports {
+		input = append(input,
+			rule(hoststate.L4Proto{Proto: proto}, hoststate.InSet{Fields: byService, Set: setServices}, verdict(hoststate.Drop)),
+			rule(hoststate.L4Proto{Proto: proto}, hoststate.InSet{Fields: byService6, Set: setServices6}, verdict(hoststate.Drop)))
+	}
 	return []hoststate.Object{
 		hoststate.Table{Ref: Filter},
 		verdictMap(mapInput, byIn), verdictMap(mapFrom, byIn), verdictMap(mapTo, byOut),
 		hoststate.Set{Table: Filter, Name: setServices, Fields: byService},
-		baseChain("input", hoststate.Hook{Type: "filter", Hook: "input", Priority: filterPriority},
-			rule(hoststate.InIface{Name: "lo"}, verdict(hoststate.Accept)),
-			rule(hoststate.VMap{Fields: byIn, Map: mapInput}),
-			rule(hoststate.L4Proto{Proto: hoststate.TCP}, hoststate.InSet{Fields: byService, Set: setServices}, verdict(hoststate.Drop)),
-			rule(hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.InSet{Fields: byService, Set: setServices}, verdict(hoststate.Drop))),
+		hoststate.Set{Table: Filter, Name: setServices6, Fields: byService6},
+		baseChain("input", hoststate.Hook{Type: "filter", Hook: "input", Priority: filterPriority}, input...),
 		baseChain("forward", hoststate.Hook{Type: "filter", Hook: "forward", Priority: filterPriority},
 			rule(hoststate.VMap{Fields: byIn, Map: mapFrom}),
 			rule(hoststate.VMap{Fields: byOut, Map: mapTo})),
@@ -123,9 +133,13 @@ func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 	}
 	hang(f, mapInput, link, hoststate.Jump, filterChain("input_"+link, inputRules(n, facts)...))
 	for _, ip := range n.IPs {
+		set := setServices
+		if ip.Address.Is6() {
+			set = setServices6
+		}
 		for _, port := range dnsPorts(n, facts) {
 			f.Own.Add(hoststate.Element{
-				Table: Filter, Set: setServices,
+				Table: Filter, Set: set,
 				Fields: []hoststate.Value{hoststate.Addr(ip.Address), hoststate.Port(port)},
 			})
 		}
@@ -164,6 +178,12 @@ func inputRules(n *netdef.Network, facts Facts) []hoststate.Rule {
 		// rule does. Dropping them here spares guests an ICMP error.
 		rules = append(rules, rule(hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.DPort{First: dhcp4Port}, verdict(hoststate.Drop)))
 	}
+	if hasFamily(n, netip.Addr.Is6) {
+		// Neighbour discovery, router solicitations and ping; and DHCPv6, whose
+		// server hears guests by an ordinary socket.
+		rules = append(rules, accepted(hoststate.Accept, hoststate.L4Proto{Proto: hoststate.ICMPv6}),
+			accepted(hoststate.Accept, hoststate.NFProto{Version: 6}, hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.DPort{First: dhcp6Port}))
+	}
 	for _, ip := range n.IPs {
 		for _, port := range dnsPorts(n, facts) {
 			for _, proto := range transports {
@@ -191,6 +211,15 @@ func leavingRules(n *netdef.Network) []hoststate.Rule {
 	return append(rules, rule(hoststate.Reject{}))
 }
 
+// translated reports whether guests of the subnet leave with the host's
+// address. IPv6 is routed unless NAT is asked for.
+func translated(n *netdef.Network, subnet netip.Prefix) bool {
+	if n.Forward.Mode != netdef.ModeNAT {
+		return false
+	}
+	return subnet.Addr().Is4() || (n.Forward.NAT != nil && n.Forward.NAT.IPv6 == netdef.Yes)
+}
+
 // enteringRules decide on what would reach the guests through the host.
 func enteringRules(n *netdef.Network) []hoststate.Rule {
 	var rules []hoststate.Rule
@@ -201,7 +230,7 @@ func enteringRules(n *netdef.Network) []hoststate.Rule {
 				r = append(r, hoststate.InIface{Name: dev})
 			}
 			r = append(r, hoststate.Destination{Prefix: net})
-			if n.Forward.Mode == netdef.ModeNAT {
+			if translated(n, net) {
 				r = append(r, hoststate.CTState{Established: true, Related: true})
 			}
 			rules = append(rules, accepted(hoststate.Accept, r...))
@@ -214,26 +243,36 @@ func enteringRules(n *netdef.Network) []hoststate.Rule {
 // broadcast keep theirs, and so does what stays within the network.
 func natRules(n *netdef.Network) []hoststate.Rule {
 	var rules []hoststate.Rule
-	for _, net := range append(subnets(n), multicast, broadcast) {
+	untouched := subnets(n)
+	if hasFamily(n, netip.Addr.Is4) {
+		untouched = append(untouched, multicast, broadcast)
+	}
+	if hasFamily(n, netip.Addr.Is6) {
+		untouched = append(untouched, multicast6)
+	}
+	for _, net := range untouched {
 		rules = append(rules, rule(hoststate.Destination{Prefix: net}, verdict(hoststate.Return)))
 	}
 	for _, net := range subnets(n) {
+		if !translated(n, net) {
+			continue
+		}
 		match := rule(hoststate.Source{Prefix: net})
 		if dev := n.Forward.Dev(); dev != "" {
 			match = append(match, hoststate.OutIface{Name: dev})
 		}
 		for _, proto := range transports {
 			r := append(match[:len(match):len(match)], hoststate.L4Proto{Proto: proto})
-			rules = append(rules, append(r, translation(n.Forward.NAT, true)))
+			rules = append(rules, append(r, translation(n.Forward.NAT, net, true)))
 		}
-		rules = append(rules, append(match, translation(n.Forward.NAT, false)))
+		rules = append(rules, append(match, translation(n.Forward.NAT, net, false)))
 	}
 	return rules
 }
 
-// translation is the statement that rewrites the source address, for protocols
-// with ports or without.
-func translation(nat *netdef.NAT, ports bool) hoststate.Expr {
+// translation is the statement that rewrites source addresses of the subnet,
+// for protocols with ports or without.
+func translation(nat *netdef.NAT, subnet netip.Prefix, ports bool) hoststate.Expr {
 	var first, last uint16
 	if ports {
 		// Privileged ports stay the host's own.
@@ -242,7 +281,7 @@ func translation(nat *netdef.NAT, ports bool) hoststate.Expr {
 			first, last = nat.PortStart, nat.PortEnd
 		}
 	}
-	if nat != nil && nat.AddressStart.IsValid() {
+	if nat != nil && nat.AddressStart.IsValid() && subnet.Addr().Is4() {
 		return hoststate.SNAT{First: nat.AddressStart, Last: nat.AddressEnd, FirstPort: first, LastPort: last}
 	}
 	return hoststate.Masquerade{FirstPort: first, LastPort: last}

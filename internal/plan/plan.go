@@ -7,6 +7,7 @@ package plan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
@@ -22,6 +23,12 @@ type Facts struct {
 	Ports []Port
 	// Passes are the foreign chains that have to let our packets through.
 	Passes []hoststate.Pass
+	// Uplinks are the host's links that may lead out: all that are no ports and not ours.
+	Uplinks []string
+	// RALinks are those of them that have routes from router advertisements.
+	RALinks []string
+	// ForceForwarding says that the kernel can forward IPv6 on single links.
+	ForceForwarding bool
 	// NoIPv6 says that the kernel runs without IPv6.
 	NoIPv6 bool
 }
@@ -93,15 +100,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		ForwardDelay: forwardDelay(n, stp),
 	}, hoststate.LinkUp{Link: bridge})
 
-	if !facts.NoIPv6 {
-		// Without an IPv6 address of its own the bridge stays out of IPv6, and
-		// it never listens to router advertisements of guests.
-		for _, s := range [...]struct{ name, value string }{
-			{"disable_ipv6", "1"}, {"accept_ra", "0"}, {"autoconf", "0"},
-		} {
-			f.Own.Add(hoststate.Sysctl{Name: "net/ipv6/conf/" + bridge + "/" + s.name, Value: s.value, Link: bridge})
-		}
-	}
+	addIPv6(&f, n, facts)
 	for _, ip := range n.IPs {
 		f.Own.Add(hoststate.Address{Link: bridge, Prefix: ip.Prefix()})
 	}
@@ -113,7 +112,10 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		}
 		f.Own.Add(member)
 	}
-	if n.Forward.Mode != netdef.ModeNone && len(subnets(n)) > 0 {
+	for _, r := range n.Routes {
+		f.Own.Add(route(n, r))
+	}
+	if n.Forward.Mode != netdef.ModeNone && hasFamily(n, netip.Addr.Is4) {
 		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
 	}
 	addFirewall(&f, n, facts)
@@ -153,13 +155,28 @@ func forwardDelay(n *netdef.Network, stp bool) int {
 	return 100 * min(max(n.Bridge.Delay, 2), 30)
 }
 
-// subnets are the IPv4 prefixes of the network, masked.
+// subnets are the prefixes of the network, masked.
 func subnets(n *netdef.Network) []netip.Prefix {
 	var s []netip.Prefix
 	for _, ip := range n.IPs {
-		if ip.Address.Is4() {
-			s = append(s, ip.Prefix().Masked())
-		}
+		s = append(s, ip.Prefix().Masked())
 	}
 	return s
 }
+
+// hasFamily reports whether the network has an address of the family.
+func hasFamily(n *netdef.Network, is func(netip.Addr) bool) bool {
+	return slices.ContainsFunc(n.IPs, func(ip netdef.IP) bool { return is(ip.Address) })
+}
+
+// route is a static route through the network's bridge.
+func route(n *netdef.Network, r netdef.Route) hoststate.Route {
+	out := hoststate.Route{Dst: r.Prefix(), Via: r.Gateway, Link: n.Bridge.Name, Metric: r.Metric}
+	if r.Address.Is6() && r.Metric == defaultMetric6 {
+		out.Metric = 0 // what the kernel takes anyway reads back as not given
+	}
+	return out
+}
+
+// defaultMetric6 is the metric of IPv6 routes that are given none.
+const defaultMetric6 = 1024
