@@ -263,6 +263,59 @@ func TestHealsWhatOthersBreak(t *testing.T) {
 	}
 }
 
+func TestPlug(t *testing.T) {
+	r := newRig(t)
+	r.host.Stock.Links = append(r.host.Stock.Links, host.Link{Index: 7, Name: "vif5.0"})
+	ctx := t.Context()
+	a := r.define(natXML("a", 1))
+	fails := func(err error, say string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), say) {
+			t.Errorf("error %v, want %q", err, say)
+		}
+	}
+	fails(r.Plug(ctx, a.UUID, "vif5.0", 0), "network 'a' is not active")
+	r.must(r.Start(ctx, a.UUID))
+	fails(r.Plug(ctx, a.UUID, "vif6.0", time.Millisecond), "link 'vif6.0' does not exist")
+
+	without := len(r.host.State())
+	member, up := hoststate.MemberKey("vif5.0", a.Bridge), hoststate.LinkUp{Link: "vif5.0"}.Key()
+	plugged := func(want bool) {
+		t.Helper()
+		s := r.host.State()
+		_, isMember := s[member]
+		_, isUp := s[up]
+		if isMember != want || isUp != want {
+			t.Errorf("port %t, up %t, want %t", isMember, isUp, want)
+		}
+	}
+	for range 2 {
+		r.must(r.Plug(ctx, a.UUID, "vif5.0", 0))
+		plugged(true)
+	}
+	calls := len(r.host.Calls())
+	r.restart()
+	for _, ops := range r.host.Calls()[calls:] {
+		for _, op := range ops {
+			if op.Key() == member || op.Key() == up {
+				t.Errorf("the restart did %s", op)
+			}
+		}
+	}
+	plugged(true)
+	r.must(r.Destroy(ctx, a.UUID))
+	plugged(false)
+	r.must(r.Start(ctx, a.UUID))
+	plugged(true)
+	for range 2 {
+		r.must(r.Unplug(ctx, "vif5.0"))
+		plugged(false)
+	}
+	if n := len(r.host.State()); n != without {
+		t.Errorf("%d objects are left behind", n-without)
+	}
+}
+
 // errorCases are calls that must be refused, in libvirt's words, changing nothing.
 func TestRefusals(t *testing.T) {
 	r := newRig(t)

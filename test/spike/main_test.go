@@ -97,9 +97,17 @@ func natXML(name string, n int) string {
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// lease gives a guest its address by the lab's own client.
+// lease gives a guest its address by the lab's own client, once the guest's
+// kernel has seen its link come up, which may take it a second.
 func (s *site) lease(g *lab.Guest) lab.LeaseSeen {
 	s.t.Helper()
+	lab.Eventually(s.t, 10*time.Second, func() error {
+		state, err := g.ReadFile("/sys/class/net/eth0/operstate")
+		if err == nil && state != "up\n" {
+			err = fmt.Errorf("the guest's link is %s", state)
+		}
+		return err
+	})
 	seen, err := g.DHCP(s.context(), lab.Builtin)
 	s.must(err)
 	return seen
