@@ -63,13 +63,23 @@ func bridgeSatisfies(h, w hoststate.Bridge) bool {
 	if w.MAC == (hoststate.MAC{}) {
 		w.MAC = h.MAC
 	}
-	if w.MTU == 0 && h.MTU <= defaultMTU {
+	if w.MTU == 0 && h.MTU == mtuByPorts(h.PortMTU) {
 		w.MTU = h.MTU
 	}
+	w.PortMTU = h.PortMTU
 	if !w.STP && !h.STP {
 		w.ForwardDelay = h.ForwardDelay
 	}
 	return w == h
+}
+
+// mtuByPorts is the MTU that the kernel gives a bridge of which nobody has
+// asked for another. Once somebody has, the bridge no longer follows its ports.
+func mtuByPorts(smallest int) int {
+	if smallest == 0 {
+		return defaultMTU
+	}
+	return smallest
 }
 
 // defaultMTU is the MTU of a bridge without ports, in bytes.

@@ -63,8 +63,12 @@ func TestDiff(t *testing.T) {
 			"~ sysctl net/ipv4/ip_forward = 0   (was: sysctl net/ipv4/ip_forward = 1)",
 		}},
 		{"mtu left to the kernel", state(with(func(b *hoststate.Bridge) { b.MTU = 0 })),
-			state(with(func(b *hoststate.Bridge) { b.MTU = 1400 })), nil},
-		{"mtu not larger than the kernel's default", state(with(func(b *hoststate.Bridge) { b.MTU = 0 })),
+			state(with(func(b *hoststate.Bridge) { b.MTU, b.PortMTU = 1400, 1400 })), nil},
+		{"mtu left to the kernel of a bridge that had one", state(with(func(b *hoststate.Bridge) { b.MTU = 0 })),
+			state(with(func(b *hoststate.Bridge) { b.MTU, b.PortMTU = 1400, 1500 })), []string{
+				"~ bridge virbr0 mac 02:00:00:00:00:00 stp off   (was: bridge virbr0 mac 02:00:00:00:00:00 mtu 1400 stp off)",
+			}},
+		{"mtu left to the kernel of a bridge without ports", state(with(func(b *hoststate.Bridge) { b.MTU = 0 })),
 			state(with(func(b *hoststate.Bridge) { b.MTU = 9000 })), []string{
 				"~ bridge virbr0 mac 02:00:00:00:00:00 stp off   (was: bridge virbr0 mac 02:00:00:00:00:00 mtu 9000 stp off)",
 			}},

@@ -151,6 +151,10 @@ func applyTo(s hoststate.State, op hoststate.Op) error {
 	if op.Verb == hoststate.Change && !exists {
 		return fmt.Errorf("%s does not exist", op.Key())
 	}
+	if b, ok := op.New.(hoststate.Bridge); ok && b.MTU == 0 {
+		b.MTU = defaultMTU
+		op.New = b
+	}
 	s.Add(op.New)
 	return nil
 }

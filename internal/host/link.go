@@ -152,8 +152,8 @@ func bridgeInfo(e *netlink.AttributeEncoder, data func(*netlink.AttributeEncoder
 // changeBridge gives the bridge that exists what differs from b.
 func (a *linkApplier) changeBridge(have link, b hoststate.Bridge) error {
 	mtu := b.MTU
-	if mtu == 0 && have.mtu > defaultMTU {
-		mtu = defaultMTU
+	if mtu == 0 {
+		a.mirror.now(func() { mtu = mtuByPorts(a.mirror.smallestMTU(have.index)) })
 	}
 	// The kernel refuses a delay below 2 s as long as STP is on, and looks at
 	// the delay first.

@@ -47,7 +47,9 @@ func (m *mirror) observe(key hoststate.Key) (hoststate.Object, bool) {
 	switch key.Kind {
 	case hoststate.KindBridge:
 		l, ok := m.links[m.names[key.Name]]
-		return l.bridge(), ok && l.kind == kindBridge && l.ours()
+		b := l.bridge()
+		b.PortMTU = m.smallestMTU(l.index)
+		return b, ok && l.kind == kindBridge && l.ours()
 	case hoststate.KindLinkUp:
 		l, ok := m.links[m.names[key.Name]]
 		return hoststate.LinkUp{Link: l.name}, ok && l.up
@@ -166,6 +168,18 @@ func (m *mirror) named(name string) (found Link, ok bool) {
 		}
 	})
 	return found, ok
+}
+
+// smallestMTU is the smallest MTU of a bridge's ports, 0 without any. The
+// mirror is locked.
+func (m *mirror) smallestMTU(bridge int) int {
+	smallest := 0
+	for port := range m.ports[bridge] {
+		if mtu := m.links[port].mtu; smallest == 0 || mtu < smallest {
+			smallest = mtu
+		}
+	}
+	return smallest
 }
 
 // portsOf lists the ports of a bridge, sorted by name.

@@ -19,8 +19,10 @@ type Bridge struct {
 	// Alias marks the link as ours (IFLA_IFALIAS); an observed bridge without it is not.
 	Alias string
 	MAC   MAC
-	// MTU in bytes; 0 leaves the kernel's default.
+	// MTU in bytes; 0 leaves the kernel's default, which follows the ports.
 	MTU int
+	// PortMTU is the smallest MTU of the ports, 0 without any. It is observed only.
+	PortMTU int
 	// STP is whether the kernel runs the spanning tree protocol on the bridge.
 	STP bool
 	// ForwardDelay in hundredths of a second; only meaningful with STP.
