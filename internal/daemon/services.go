@@ -46,7 +46,7 @@ func startDHCP4(c dhcp4.Config, db *leases.DB, log *slog.Logger) (guestsvc.Servi
 	if err != nil {
 		return nil, errors.Join(err, frames.Close(), prober.Close())
 	}
-	return dhcp4Service{s, prober, []*host.FrameConn{frames, arp}}, nil
+	return dhcp4Service{s, prober, c.Bridge, []*host.FrameConn{frames, arp}}, nil
 }
 
 // dhcp4Service and dnsService give the servers the face of a guestsvc.Service,
@@ -54,6 +54,7 @@ func startDHCP4(c dhcp4.Config, db *leases.DB, log *slog.Logger) (guestsvc.Servi
 type dhcp4Service struct {
 	*dhcp4.Server
 	prober *dhcp4.ARPProber
+	bridge string
 	conns  []*host.FrameConn
 }
 
@@ -71,7 +72,11 @@ func (s dhcp4Service) Alive() bool {
 func (s dhcp4Service) Close() error { return errors.Join(s.Server.Close(), s.prober.Close()) }
 
 func (s dhcp4Service) Reconfigure(c fmt.Stringer) error {
-	return s.Server.Reconfigure(c.(dhcp4.Config))
+	config := c.(dhcp4.Config)
+	if config.Bridge != s.bridge {
+		return guestsvc.ErrOtherLink
+	}
+	return s.Server.Reconfigure(config)
 }
 
 type dnsService struct{ *dns.Server }

@@ -17,7 +17,8 @@ import (
 // Service is one running service of one network.
 type Service interface {
 	// Reconfigure changes to another configuration in place, losing nothing
-	// that the change does not forbid. On error the service runs on as it was.
+	// that the change does not forbid. On error the service runs on as it was;
+	// ErrOtherLink says that only a new one can do what is asked.
 	Reconfigure(config fmt.Stringer) error
 	// Alive reports whether the service can still do its work. One whose link
 	// was deleted under it cannot, and counts as not running.
@@ -25,6 +26,10 @@ type Service interface {
 	// Close ends the service. It does not wait for more than what is in flight.
 	Close() error
 }
+
+// ErrOtherLink is what a service that is bound to its link returns when it is
+// to serve another one.
+var ErrOtherLink = errors.New("the service cannot leave its link")
 
 // Starter starts a service of one type.
 type Starter func(config fmt.Stringer) (Service, error)
@@ -125,22 +130,17 @@ func (m *Manager) applyOne(op hoststate.Op) error {
 	if !ok {
 		return fmt.Errorf("%T is no service", op.New)
 	}
-	if running && !old.service.Alive() {
-		m.forget(key)
-		running = false
-		if err := old.service.Close(); err != nil {
-			m.log.Warn("close service that lost its link", "service", key.Name, "error", err)
+	if running && old.service.Alive() {
+		if hoststate.Equal(old.object, want) {
+			return nil
 		}
-	}
-	switch {
-	case running && hoststate.Equal(old.object, want):
-		return nil
-	case running:
-		if err := old.service.Reconfigure(want.Config); err != nil {
+		err := old.service.Reconfigure(want.Config)
+		if err == nil {
+			m.remember(key, instance{want, old.service})
+		}
+		if !errors.Is(err, ErrOtherLink) {
 			return err
 		}
-		m.remember(key, instance{want, old.service})
-		return nil
 	}
 	start := m.starters[want.Type]
 	if start == nil {
@@ -151,6 +151,11 @@ func (m *Manager) applyOne(op hoststate.Op) error {
 		return err
 	}
 	m.remember(key, instance{want, s})
+	if running {
+		if err := old.service.Close(); err != nil {
+			m.log.Warn("close service whose place a new one has taken", "service", key.Name, "error", err)
+		}
+	}
 	return nil
 }
 
