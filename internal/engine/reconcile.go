@@ -47,6 +47,9 @@ func (e *Engine) transition(ctx context.Context, n *network, next plan.Fragment)
 		err = e.Host.Apply(ctx, ops)
 	}
 	e.sharing.RUnlock()
+	if err == nil && len(ops) > 0 {
+		e.Log.Debug("applied", "network", n.name, "operations", hoststate.FormatOps(ops))
+	}
 
 	e.mu.Lock()
 	unused := next
