@@ -32,6 +32,8 @@ type Options struct {
 	DNSPort func(addr netip.Addr) (uint16, error)
 	// NoIPv6 says that the kernel runs without IPv6.
 	NoIPv6 bool
+	// ForceForwarding says that the kernel can forward IPv6 on single links.
+	ForceForwarding bool
 	// Default makes the network called default at the first start.
 	Default bool
 	// Foreign returns definitions of other network managers on this host,

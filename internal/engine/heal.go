@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"viaduct/internal/hoststate"
+	"viaduct/internal/plan"
 )
 
 // Healing waits a little after a notification, so that what belongs together
@@ -76,6 +77,7 @@ func (e *Engine) affected(keys []hoststate.Key) map[*network]bool {
 			add(n)
 		}
 	}
+	newLinks := false
 	for _, k := range keys {
 		switch s, shared := e.shared[k]; {
 		case shared && s.users > 0:
@@ -83,8 +85,18 @@ func (e *Engine) affected(keys []hoststate.Key) map[*network]bool {
 		case k.Kind == hoststate.KindMember:
 			_, bridge, _ := strings.Cut(k.Name, " ")
 			add(e.claims[hoststate.BridgeKey(bridge)])
+		case k.Kind == hoststate.KindLinkUp && e.claims[k] == nil:
+			newLinks = true
 		default:
 			add(e.claims[k])
+		}
+	}
+	if newLinks {
+		// One that is an uplink concerns the networks that forward IPv6.
+		for _, n := range e.networks {
+			if _, forwards := n.fragment.Own[plan.ForceForwarding(n.definition().Bridge.Name)]; forwards {
+				add(n)
+			}
 		}
 	}
 	return found

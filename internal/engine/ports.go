@@ -33,7 +33,13 @@ func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 	e.mu.Lock()
 	known := n.ports
 	e.mu.Unlock()
-	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6, Passes: e.Host.Passes()}
+	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6, ForceForwarding: e.ForceForwarding, Passes: e.Host.Passes()}
+	for _, l := range e.Host.Uplinks() {
+		f.Uplinks = append(f.Uplinks, l.Name)
+		if l.RA {
+			f.RALinks = append(f.RALinks, l.Name)
+		}
+	}
 	for _, p := range known {
 		if l, ok := e.Host.Link(p.name); ok && l.Index == p.index && e.ours(n, l.Master) {
 			f.Ports = append(f.Ports, plan.Port{Link: l.Name, Guest: p.plugged || guestKinds[l.Kind], Plugged: p.plugged})

@@ -88,6 +88,17 @@ func (f *Fake) Calls() [][]hoststate.Op {
 	return slices.Clone(f.calls)
 }
 
+// Uplinks implements Host: the links of the stock that are no ports.
+func (f *Fake) Uplinks() []Uplink {
+	var list []Uplink
+	for _, l := range f.Stock.Links {
+		if l.Master == "" {
+			list = append(list, Uplink{Name: l.Name})
+		}
+	}
+	return list
+}
+
 // Passes implements Host.
 func (f *Fake) Passes() []hoststate.Pass { return f.PassList }
 

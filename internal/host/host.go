@@ -35,6 +35,9 @@ type Host interface {
 	// Ports returns the links that are ports of the bridge, sorted by name, at
 	// a cost that does not depend on how many other links there are.
 	Ports(bridge string) []Link
+	// Uplinks returns the links that may lead out, sorted by name: those that
+	// are neither ports of a bridge, nor loopback, nor ours.
+	Uplinks() []Uplink
 	// Passes lists the foreign chains in which marked packets have to be let
 	// through, whether they are already or not.
 	Passes() []hoststate.Pass
@@ -91,6 +94,14 @@ type Link struct {
 	MTU    int
 	Master string // the bridge it is a port of; "" for none
 	Up     bool
+}
+
+// Uplink is a link that may lead out.
+type Uplink struct {
+	Name string
+	// RA says that it has routes from router advertisements, which the kernel
+	// drops when it starts to forward unless told to keep them.
+	RA bool
 }
 
 // LinkPrefix is a prefix that belongs to a link.

@@ -221,6 +221,26 @@ func (m *mirror) inventory() (inv Inventory) {
 	return inv
 }
 
+// uplinks lists the links that may lead out.
+func (m *mirror) uplinks() []Uplink {
+	var list []Uplink
+	m.now(func() {
+		ra := map[int]bool{}
+		for id, info := range m.routes {
+			if info.protocol == unix.RTPROT_RA {
+				ra[id.index] = true
+			}
+		}
+		for _, l := range m.links {
+			if out := m.export(l); out.Master == "" && out.Name != "lo" && !strings.HasPrefix(out.Alias, aliasPrefix) {
+				list = append(list, Uplink{Name: out.Name, RA: ra[l.index]})
+			}
+		}
+	})
+	slices.SortFunc(list, func(a, b Uplink) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
 // overlapping lists the addresses and routes of the inventory that overlap
 // with one of the prefixes, addresses first.
 func (m *mirror) overlapping(prefixes []netip.Prefix) []LinkPrefix {

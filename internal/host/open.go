@@ -176,6 +176,8 @@ func (h *kernelHost) Overlapping(prefixes ...netip.Prefix) []LinkPrefix {
 	return h.mirror.overlapping(prefixes)
 }
 
+func (h *kernelHost) Uplinks() []Uplink { return h.mirror.uplinks() }
+
 func (h *kernelHost) Passes() []hoststate.Pass { return h.passes.needed() }
 
 func (h *kernelHost) Blockers() []string { return h.passes.blockers() }

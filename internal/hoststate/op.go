@@ -87,8 +87,17 @@ func SortOps(ops []Op) {
 		}
 		return int(o.Key().Kind)
 	}
+	// The kernel drops what a host learned as a host when it becomes a router,
+	// so the settings that keep it come before those that forward.
+	forwards := func(o Op) int {
+		name := o.Key().Name
+		if o.Key().Kind == KindSysctl && (strings.HasSuffix(name, "/forwarding") || strings.HasSuffix(name, "/ip_forward")) {
+			return 1
+		}
+		return 0
+	}
 	slices.SortStableFunc(ops, func(a, b Op) int {
-		return cmp.Or(cmp.Compare(phase(a), phase(b)), cmp.Compare(rank(a), rank(b)),
+		return cmp.Or(cmp.Compare(phase(a), phase(b)), cmp.Compare(rank(a), rank(b)), cmp.Compare(forwards(a), forwards(b)),
 			cmp.Compare(a.Key().Name, b.Key().Name))
 	})
 }

@@ -1,0 +1,53 @@
+package hoststate
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+// Operations come in an order in which the kernel takes them, and in which
+// nobody is let through before the rules are there.
+func TestSortOps(t *testing.T) {
+	table := TableRef{Family: Inet, Name: "t"}
+	wanted := []Op{
+		{Verb: Delete, Old: LinkUp{Link: "old"}},
+		{Verb: Delete, Old: Service{Type: "dns", Network: "n"}},
+		{Verb: Create, New: Bridge{Name: "new"}},
+		{Verb: Change, Old: Sysctl{Name: "net/ipv6/conf/eth0/accept_ra"}, New: Sysctl{Name: "net/ipv6/conf/eth0/accept_ra", Value: "2"}},
+		{Verb: Change, Old: Sysctl{Name: "net/ipv6/conf/all/forwarding"}, New: Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"}},
+		{Verb: Create, New: Table{Ref: table}},
+		{Verb: Create, New: Set{Table: table, Name: "s"}},
+		{Verb: Create, New: Chain{Table: table, Name: "c"}},
+		{Verb: Create, New: Element{Table: table, Set: "s"}},
+		{Verb: Create, New: Pass{Table: table, Chain: "c"}},
+		{Verb: Create, New: Address{Link: "new", Prefix: netip.MustParsePrefix("10.0.0.1/24")}},
+		{Verb: Create, New: LinkUp{Link: "new"}},
+		{Verb: Create, New: Member{Link: "vnet0", Bridge: "new"}},
+		{Verb: Create, New: Service{Type: "dns", Network: "m"}},
+		{Verb: Delete, Old: Element{Table: table, Set: "old"}},
+		{Verb: Delete, Old: Chain{Table: table, Name: "old"}},
+		{Verb: Delete, Old: Bridge{Name: "old"}},
+	}
+	keys := func(ops []Op) (list []string) {
+		for _, o := range ops {
+			list = append(list, o.Key().String())
+		}
+		return list
+	}
+	ops := slices.Clone(wanted)
+	slices.Reverse(ops)
+	SortOps(ops)
+	if got := keys(ops); !slices.Equal(got, keys(wanted)) {
+		t.Errorf("got  %q\nwant %q", got, keys(wanted))
+	}
+}
+
+func TestInverse(t *testing.T) {
+	a, b := Bridge{Name: "b", MTU: 1500}, Bridge{Name: "b", MTU: 9000}
+	for _, op := range []Op{{Verb: Create, New: a}, {Verb: Delete, Old: a}, {Verb: Change, Old: a, New: b}} {
+		if twice := op.Inverse().Inverse(); twice != op {
+			t.Errorf("%s undone twice is %s", op, twice)
+		}
+	}
+}
