@@ -18,15 +18,12 @@ func (e *Engine) Define(_ context.Context, xml []byte) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	n, isNew, err := e.admit(def)
+	n, err := e.admit(def)
 	if err != nil {
 		return Info{}, err
 	}
-	defer n.busy.Unlock()
+	defer e.dismiss(n)
 	if err := e.persist(n, def); err != nil {
-		if isNew {
-			e.withdraw(n)
-		}
 		return Info{}, err
 	}
 	e.events.send(n, EventDefined)
@@ -39,23 +36,18 @@ func (e *Engine) Create(ctx context.Context, xml []byte) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	n, isNew, err := e.admit(def)
+	n, err := e.admit(def)
 	if err != nil {
 		return Info{}, err
 	}
-	defer n.busy.Unlock()
-	if !isNew {
-		e.mu.Lock()
-		active := n.live != nil
-		e.mu.Unlock()
-		if active {
-			return Info{}, netdef.Errorf(netdef.ErrOperationInvalid, "network is already active as '%s'", n.name)
-		}
+	defer e.dismiss(n)
+	e.mu.Lock()
+	active := n.live != nil
+	e.mu.Unlock()
+	if active {
+		return Info{}, netdef.Errorf(netdef.ErrOperationInvalid, "network is already active as '%s'", n.name)
 	}
 	if err := e.bringUp(ctx, n, def); err != nil {
-		if isNew {
-			e.withdraw(n)
-		}
 		return Info{}, err
 	}
 	return e.infoOf(n), nil
@@ -75,35 +67,34 @@ func (e *Engine) Undefine(_ context.Context, id netdef.UUID) error {
 	if !persistent {
 		return netdef.Errorf(netdef.ErrOperationInvalid, "can't undefine transient network")
 	}
-	if err := e.Store.DeleteDefinition(n.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err = e.Store.DeleteDefinition(n.name)
+	if errors.Is(err, fs.ErrNotExist) { // somebody removed the file, but not the mark
+		err = e.Store.SetAutostart(n.name, false)
+	}
+	if err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
-	e.forgetDefinition(n)
-	if !active {
-		if err := e.Store.DeleteStatus(n.name); err != nil {
-			e.Log.Warn("remove status of undefined network", "network", n.name, "error", err)
-		}
-	} else if err := e.Store.PutStatus(e.status(n)); err != nil {
-		return errAs(netdef.ErrInternal, err)
-	}
-	e.events.send(n, EventUndefined)
-	return nil
-}
-
-// forgetDefinition makes a network transient, or gone if it is inactive.
-func (e *Engine) forgetDefinition(n *network) {
 	e.mu.Lock()
-	active := n.live != nil
-	n.autostart = false
+	n.config, n.autostart = nil, false
+	status := e.statusLocked(n)
+	e.mu.Unlock()
 	if active {
-		n.config = nil
+		err = e.Store.PutStatus(status)
 	} else {
+		e.Options.Leases.Drop(n.id)
+		err = e.Store.DeleteStatus(n.name)
+	}
+	if err != nil { // it is of no consequence without the definition
+		e.Log.Warn("keep status of undefined network", "network", n.name, "error", err)
+	}
+	// Nobody can take the name before all that belonged to it is gone and told.
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.events.send(n, EventUndefined)
+	if !active {
 		e.remove(n)
 	}
-	e.mu.Unlock()
-	if !active {
-		e.Options.Leases.Drop(n.id)
-	}
+	return nil
 }
 
 // SetAutostart marks a persistent network to be started with the host.
@@ -142,41 +133,55 @@ func (e *Engine) read(xml []byte) (*netdef.Network, error) {
 
 // admit finds or makes the network that a definition is about, completes the
 // definition with what was not given, and returns with the network's busy lock
-// held. A new network is registered with the definition, so that no other can
-// take its name, UUID or bridge meanwhile.
-func (e *Engine) admit(def *netdef.Network) (n *network, isNew bool, err error) {
+// held. Until dismiss is called the definition is pending, so that no other
+// network can take its name, UUID or bridge meanwhile.
+func (e *Engine) admit(def *netdef.Network) (*network, error) {
 	for {
 		e.mu.Lock()
-		n, err = e.match(def)
+		n, err := e.match(def)
 		if err == nil && n == nil {
-			n, isNew = &network{id: def.UUID, name: def.Name}, true
+			n = &network{name: def.Name}
 			if err = e.complete(n, def); err == nil {
 				n.id, n.pending = def.UUID, def
 				n.busy.Lock() // nobody else knows it yet
 				e.networks[n.id] = n
 			}
 			e.mu.Unlock()
-			return n, isNew, err
+			return n, err
 		}
 		e.mu.Unlock()
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		n.busy.Lock()
 		e.mu.Lock()
-		if n.gone {
-			e.mu.Unlock()
-			n.busy.Unlock()
-			continue
+		gone := n.gone
+		if !gone {
+			if err = e.complete(n, def); err == nil {
+				n.pending = def
+			}
 		}
-		err = e.complete(n, def)
 		e.mu.Unlock()
-		if err != nil {
-			n.busy.Unlock()
-			return nil, false, err
+		if !gone && err == nil {
+			return n, nil
 		}
-		return n, false, nil
+		n.busy.Unlock()
+		if err != nil {
+			return nil, err
+		}
 	}
+}
+
+// dismiss ends what admit began. A network that has become neither defined nor
+// active is forgotten.
+func (e *Engine) dismiss(n *network) {
+	e.mu.Lock()
+	n.pending = nil
+	if !n.known() {
+		e.remove(n)
+	}
+	e.mu.Unlock()
+	n.busy.Unlock()
 }
 
 // match finds the network with the definition's UUID and name. It needs e.mu.
@@ -273,21 +278,15 @@ func (e *Engine) persist(n *network, def *netdef.Network) error {
 		return errAs(netdef.ErrInternal, err)
 	}
 	e.mu.Lock()
-	n.config, n.pending = def, nil
-	active := n.live != nil
+	n.config = def
+	active, status := n.live != nil, e.statusLocked(n)
 	e.mu.Unlock()
-	if active {
-		// A transient network that is defined becomes persistent.
-		return errAs(netdef.ErrInternal, e.Store.PutStatus(e.status(n)))
+	if active { // one that was transient is so no more
+		if err := e.Store.PutStatus(status); err != nil {
+			e.Log.Warn("keep status of defined network", "network", n.name, "error", err)
+		}
 	}
 	return nil
-}
-
-// withdraw takes back a network that admit registered.
-func (e *Engine) withdraw(n *network) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.remove(n)
 }
 
 // remove needs e.mu.

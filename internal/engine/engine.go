@@ -5,6 +5,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -47,20 +48,31 @@ type Options struct {
 type Engine struct {
 	Options
 
-	// sharing is held for reading while objects that networks share come into
-	// use, and for writing while unused ones are removed.
-	sharing sync.RWMutex
-
 	mu       sync.Mutex
 	networks map[netdef.UUID]*network
 	// claims says which network an object belongs to.
 	claims map[hoststate.Key]*network
-	// shared counts the networks that use an object.
+	// shared counts the networks that use an object. What none uses any more
+	// stays listed until sweep has removed it.
 	shared map[hoststate.Key]sharedObject
-	// sysctls are the host's settings that we changed, as the store has them.
-	sysctls map[string]store.SysctlRecord
+	// moving counts the transitions under way. While there are any, nothing
+	// shared is removed; while sweeping, none begins.
+	moving   int
+	sweeping bool
+	closed   bool
+	idle     *sync.Cond // a sweep, or the last transition, has ended
 	// changed is closed, and replaced, when something on the host has changed.
 	changed chan struct{}
+
+	// making is held while shared objects are made, so that only one of the
+	// networks that miss them does it.
+	making sync.Mutex
+
+	settings sync.Mutex // guards sysctls and their record in the store
+	// sysctls are the host's settings that we changed, as the store has them.
+	sysctls map[string]store.SysctlRecord
+
+	reloading sync.Mutex // held by the one Reload under way
 
 	events  broadcaster
 	healing healer
@@ -84,13 +96,17 @@ type network struct {
 
 	config    *netdef.Network // the persistent definition; nil for a transient network
 	live      *netdef.Network // the definition in effect; nil while inactive
-	pending   *netdef.Network // what is about to become one of the above, while neither is set
+	pending   *netdef.Network // what an operation under way may make of one of the above
 	autostart bool
-	gone      bool          // removed from Engine.networks
-	fragment  plan.Fragment // what is applied for live
+	gone      bool           // removed from Engine.networks
+	fragment  plan.Fragment  // what is applied for live
+	subnets   []netip.Prefix // those of fragment and of what it is about to become
 	dnsPort   uint16
 	ports     []port // the links in the bridge, as far as known
 }
+
+// known reports whether the network is more than the attempt to make one.
+func (n *network) known() bool { return n.live != nil || n.config != nil }
 
 // definition is what describes the network best: the live definition, or else
 // the persistent one. It is nil only for a network that is not registered yet.
@@ -110,7 +126,7 @@ func (n *network) definitions() [3]*netdef.Network {
 
 // New makes an engine. It does nothing before Run.
 func New(o Options) *Engine {
-	return &Engine{
+	e := &Engine{
 		Options:  o,
 		networks: map[netdef.UUID]*network{},
 		claims:   map[hoststate.Key]*network{},
@@ -118,14 +134,24 @@ func New(o Options) *Engine {
 		sysctls:  map[string]store.SysctlRecord{},
 		changed:  make(chan struct{}),
 	}
+	e.idle = sync.NewCond(&e.mu)
+	return e
 }
 
-// Close stops the engine's work. Networks stay on the host as they are.
+// Close stops the engine's work, after what is under way on the host. Networks
+// stay on the host as they are.
 func (e *Engine) Close() error {
 	if e.stop != nil {
 		e.stop()
 	}
+	e.healing.close(e.tasks.Done)
 	e.tasks.Wait()
+	e.mu.Lock()
+	e.closed = true
+	for e.moving > 0 || e.sweeping {
+		e.idle.Wait()
+	}
+	e.mu.Unlock()
 	e.events.close()
 	return nil
 }
@@ -136,12 +162,12 @@ func (e *Engine) Networks() []Info {
 	defer e.mu.Unlock()
 	infos := make([]Info, 0, len(e.networks))
 	for _, n := range e.networks {
-		if n.live != nil || n.config != nil {
+		if n.known() {
 			infos = append(infos, n.info())
 		}
 	}
 	slices.SortFunc(infos, func(a, b Info) int {
-		return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
+		return cmp.Or(strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name)), strings.Compare(a.Name, b.Name))
 	})
 	return infos
 }
@@ -160,12 +186,12 @@ func (e *Engine) Lookup(ref string) (Info, error) {
 	defer e.mu.Unlock()
 	if len(ref) == 36 {
 		if id, err := netdef.ParseUUID(ref); err == nil {
-			if n := e.networks[id]; n != nil {
+			if n := e.networks[id]; n != nil && n.known() {
 				return n.info(), nil
 			}
 		}
 	}
-	if n := e.byName(ref); n != nil {
+	if n := e.byName(ref); n != nil && n.known() {
 		return n.info(), nil
 	}
 	return Info{}, netdef.Errorf(netdef.ErrNoNetwork, "no network with matching name '%s'", ref)
@@ -185,21 +211,13 @@ func noNetwork(id netdef.UUID) error {
 	return netdef.Errorf(netdef.ErrNoNetwork, "no network with matching uuid '%s'", id)
 }
 
-// get finds a network by UUID.
-func (e *Engine) get(id netdef.UUID) (*network, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if n := e.networks[id]; n != nil {
-		return n, nil
-	}
-	return nil, noNetwork(id)
-}
-
 // seize finds a network and takes its busy lock. The caller gives it back.
 func (e *Engine) seize(id netdef.UUID) (*network, error) {
-	n, err := e.get(id)
-	if err != nil {
-		return nil, err
+	e.mu.Lock()
+	n := e.networks[id]
+	e.mu.Unlock()
+	if n == nil {
+		return nil, noNetwork(id)
 	}
 	n.busy.Lock()
 	e.mu.Lock()
@@ -218,7 +236,7 @@ func (e *Engine) XML(id netdef.UUID, inactive bool) (string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := e.networks[id]
-	if n == nil {
+	if n == nil || !n.known() {
 		return "", noNetwork(id)
 	}
 	if n.live != nil && (!inactive || n.config == nil) {
@@ -246,8 +264,12 @@ func liveForm(n *netdef.Network) *netdef.Network {
 // Leases lists the addresses that guests of the network hold, sorted by
 // address. With a MAC address it lists that guest's only.
 func (e *Engine) Leases(id netdef.UUID, mac string) ([]netdef.Lease, error) {
-	if _, err := e.get(id); err != nil {
-		return nil, err
+	e.mu.Lock()
+	n := e.networks[id]
+	known := n != nil && n.known()
+	e.mu.Unlock()
+	if !known {
+		return nil, noNetwork(id)
 	}
 	all := e.Options.Leases.Table(id).All()
 	if mac == "" {
@@ -293,7 +315,8 @@ func (e *Engine) planned(n *network) ([]hoststate.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.difference(old, next), nil
+	shared, own := e.difference(old, next)
+	return append(shared, own...), nil
 }
 
 // errAs turns an error of a lower floor into one a client may see.

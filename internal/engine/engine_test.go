@@ -1,10 +1,12 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +30,10 @@ type rig struct {
 	host  *host.Fake
 	store *store.Store
 	close func()
+
+	// What start does differently, if set.
+	options func(*Options)
+	fault   func(point string)
 }
 
 func newRig(t *testing.T) *rig {
@@ -45,7 +51,13 @@ func newRig(t *testing.T) *rig {
 // start runs an engine on the rig's host and folders.
 func (r *rig) start() {
 	r.t.Helper()
-	st, err := store.Open(store.Options{ConfigDir: r.dir + "/etc", StateDir: r.dir + "/var", RunDir: r.dir + "/run"})
+	r.must(r.tryStart(r.t.Context()))
+}
+
+// tryStart is start with a context of the engine's own, returning what Run does.
+func (r *rig) tryStart(ctx context.Context) error {
+	r.t.Helper()
+	st, err := store.Open(store.Options{ConfigDir: r.dir + "/etc", StateDir: r.dir + "/var", RunDir: r.dir + "/run", Fault: r.fault})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -54,13 +66,14 @@ func (r *rig) start() {
 		r.t.Fatal(err)
 	}
 	r.store = st
-	r.Engine = New(Options{
+	o := Options{
 		Host: r.host, Store: st, Leases: leases.New(j, held, time.Now), Log: slog.New(slog.DiscardHandler),
 		DNSPort: func(netip.Addr) (uint16, error) { return 53, nil },
-	})
-	if err := r.Run(r.t.Context()); err != nil {
-		r.t.Fatal(err)
 	}
+	if r.options != nil {
+		r.options(&o)
+	}
+	r.Engine = New(o)
 	closed := false
 	r.close = func() {
 		if !closed {
@@ -71,11 +84,18 @@ func (r *rig) start() {
 		}
 	}
 	r.t.Cleanup(r.close)
+	return r.Run(ctx)
 }
 
 // restart ends the engine and runs another one, as after a crash: the host
 // and the folders are as they were, services are gone.
 func (r *rig) restart() {
+	r.t.Helper()
+	r.stop()
+	r.start()
+}
+
+func (r *rig) stop() {
 	r.t.Helper()
 	r.close()
 	for k := range r.host.State() {
@@ -83,7 +103,6 @@ func (r *rig) restart() {
 			r.host.Remove(k)
 		}
 	}
-	r.start()
 }
 
 func (r *rig) define(xml string) Info {
@@ -114,8 +133,7 @@ func TestStartDoesWhatThePlanSays(t *testing.T) {
 	planned, err := r.Plan(i.UUID)
 	r.must(err)
 	r.must(r.Start(t.Context(), i.UUID))
-	calls := r.host.Calls()
-	if done := hoststate.FormatOps(calls[len(calls)-1]); done != planned {
+	if done := hoststate.FormatOps(slices.Concat(r.host.Calls()...)); done != planned {
 		t.Errorf("planned:\n%s\ndone:\n%s", planned, done)
 	}
 	if again, err := r.Plan(i.UUID); err != nil || again != "" {

@@ -42,11 +42,9 @@ func (e *Engine) watch(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			e.healing.close(e.tasks.Done)
 			return
 		case keys, ok := <-e.Host.Events():
 			if !ok {
-				e.healing.close(e.tasks.Done)
 				return
 			}
 			e.mu.Lock()
@@ -131,6 +129,9 @@ func (e *Engine) healLater(ctx context.Context, n *network) {
 	if p.timer != nil {
 		return
 	}
+	if time.Since(p.last) > healCalm {
+		p.delay = healDelay
+	}
 	e.tasks.Add(1)
 	p.timer = time.AfterFunc(p.delay, func() {
 		defer e.tasks.Done()
@@ -148,6 +149,9 @@ func (e *Engine) healLater(ctx context.Context, n *network) {
 func (e *Engine) heal(ctx context.Context, n *network) {
 	n.busy.Lock()
 	defer n.busy.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
 	e.mu.Lock()
 	live := n.live
 	e.mu.Unlock()
@@ -179,9 +183,6 @@ func (h *healer) repaired(n *network) {
 	p := h.pending[n]
 	if p == nil {
 		return
-	}
-	if time.Since(p.last) > healCalm {
-		p.delay = healDelay
 	}
 	p.delay = min(2*p.delay, healDelayMax)
 	p.last = time.Now()

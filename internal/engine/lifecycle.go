@@ -51,12 +51,18 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 		}
 		return opError(err)
 	}
+	// What was started is finished, whether or not whoever asked still waits.
+	ctx = context.WithoutCancel(ctx)
+	ports := e.portsIn(def.Bridge.Name, n.ports)
 	e.mu.Lock()
-	n.live, n.pending, n.dnsPort = def, nil, dnsPort
-	n.ports = e.portsIn(def.Bridge.Name, n.ports)
+	n.live, n.dnsPort, n.ports = def, dnsPort, ports
 	status = e.statusLocked(n)
 	e.mu.Unlock()
 	if err := e.Store.PutStatus(status); err != nil {
+		// The next daemon would take it for half built.
+		if undo := e.tearDown(ctx, n); undo != nil {
+			e.Log.Error("stop network whose status cannot be kept", "network", n.name, "error", undo)
+		}
 		return errAs(netdef.ErrInternal, err)
 	}
 	e.events.send(n, EventStarted)
@@ -86,30 +92,43 @@ func (e *Engine) Destroy(ctx context.Context, id netdef.UUID) error {
 // takeDown makes the network inactive. The status says so first: if the daemon
 // dies half-way, the next one removes the rest. The caller holds n.busy.
 func (e *Engine) takeDown(ctx context.Context, n *network) error {
+	ports := e.portsIn(n.live.Bridge.Name, n.ports)
 	e.mu.Lock()
-	n.ports = e.portsIn(n.live.Bridge.Name, n.ports)
+	n.ports = ports
 	active := e.statusLocked(n)
 	e.mu.Unlock()
 	if err := e.keepInactive(n); err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
-	if _, err := e.transition(ctx, n, plan.Fragment{}); err != nil {
+	if err := e.tearDown(ctx, n); err != nil {
 		if undo := e.Store.PutStatus(active); undo != nil {
 			e.Log.Error("restore status of network that did not stop", "network", n.name, "error", undo)
 		}
 		return opError(err)
 	}
-	e.mu.Lock()
-	n.live = nil
-	transient := n.config == nil
-	if transient {
-		e.remove(n)
-	}
-	e.mu.Unlock()
+	transient := !active.Persistent
 	if transient {
 		e.Options.Leases.Drop(n.id)
 	}
+	// Nobody can take the name before all that belonged to it is gone and told.
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.events.send(n, EventStopped)
+	if transient {
+		e.remove(n)
+	}
+	return nil
+}
+
+// tearDown takes the network off the host. The caller holds n.busy.
+func (e *Engine) tearDown(ctx context.Context, n *network) error {
+	if _, err := e.transition(ctx, n, plan.Fragment{}); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	n.live = nil
+	e.mu.Unlock()
+	e.healing.forget(n)
 	return nil
 }
 
@@ -134,10 +153,15 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	if err := e.collisions(n, def); err != nil {
 		return err
 	}
-	e.mu.Lock()
-	dnsPort, bridge := n.dnsPort, n.live.Bridge.Name
-	e.mu.Unlock()
-	e.notePorts(n, bridge)
+	old, oldPort, before := n.live, n.dnsPort, n.fragment
+	e.notePorts(n, old.Bridge.Name)
+	dnsPort := oldPort
+	if !servesDNSAlike(old, def) {
+		var err error
+		if dnsPort, err = e.chooseDNSPort(def); err != nil {
+			return err
+		}
+	}
 	next, err := plan.Network(def, e.facts(n, dnsPort))
 	if err != nil {
 		return errAs(netdef.ErrInternal, err)
@@ -147,16 +171,34 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	if err := e.Store.PutStatus(status); err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
-	_, err = e.transition(ctx, n, next)
-	if err == nil {
+	if _, err := e.transition(ctx, n, next); err != nil {
+		if undo := e.Store.PutStatus(e.status(n)); undo != nil {
+			e.Log.Error("restore status of network that was not changed", "network", n.name, "error", undo)
+		}
+		return opError(err)
+	}
+	setLive := func(def *netdef.Network, dnsPort uint16) {
 		e.mu.Lock()
-		n.live = def
+		n.live, n.dnsPort = def, dnsPort
 		e.mu.Unlock()
 	}
-	if put := e.Store.PutStatus(e.status(n)); put != nil && err == nil {
-		err = put
+	setLive(def, dnsPort)
+	if err := e.Store.PutStatus(e.status(n)); err != nil {
+		// The next daemon would go back to the old definition.
+		if _, undo := e.transition(context.WithoutCancel(ctx), n, before); undo != nil {
+			e.Log.Error("undo change whose status cannot be kept", "network", n.name, "error", undo)
+		} else {
+			setLive(old, oldPort)
+		}
+		return errAs(netdef.ErrInternal, err)
 	}
-	return opError(err)
+	return nil
+}
+
+// servesDNSAlike reports whether the port on which one definition's DNS is
+// served is good for the other's.
+func servesDNSAlike(a, b *netdef.Network) bool {
+	return plan.ServesDNS(a) == plan.ServesDNS(b) && (!plan.ServesDNS(a) || a.IPs[0].Address == b.IPs[0].Address)
 }
 
 func (e *Engine) status(n *network) store.Status {

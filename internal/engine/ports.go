@@ -197,7 +197,7 @@ func (e *Engine) changePorts(ctx context.Context, n *network, change func([]port
 	active := n.live != nil
 	e.mu.Unlock()
 	if !active {
-		return nil
+		return errAs(netdef.ErrInternal, e.keepInactive(n))
 	}
 	err := e.Store.PutStatus(e.status(n))
 	if err == nil {

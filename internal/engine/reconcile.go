@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 
 	"viaduct/internal/host"
 	"viaduct/internal/hoststate"
@@ -15,38 +18,33 @@ import (
 // difference is what turns the host as observed into what next says, looking
 // at the objects of old and next only. What old shares with other networks is
 // not removed here, see sweep.
-func (e *Engine) difference(old, next plan.Fragment) []hoststate.Op {
-	want := next.All()
-	keys := want.Keys()
+func (e *Engine) difference(old, next plan.Fragment) (shared, own []hoststate.Op) {
+	keys := next.Own.Keys()
 	for k := range old.Own {
-		if _, ok := want[k]; !ok {
+		if _, ok := next.Own[k]; !ok {
 			keys = append(keys, k)
 		}
 	}
-	return host.Diff(want, e.Host.Observe(keys))
+	shared = host.Diff(next.Shared, e.Host.Observe(next.Shared.Keys()))
+	return shared, host.Diff(next.Own, e.Host.Observe(keys))
 }
 
 // transition takes a network from one fragment to another and makes the host
 // follow. It is the only way in which the host changes for a network: a start
 // comes from the empty fragment, a stop goes to it, healing stays where it is.
-// On error the host and the engine are as before. The caller holds n.busy.
+// On error the network on the host and in the engine is as before. The caller
+// holds n.busy.
 func (e *Engine) transition(ctx context.Context, n *network, next plan.Fragment) ([]hoststate.Op, error) {
-	e.mu.Lock()
-	old := n.fragment
-	err := e.claim(n, old, next)
-	e.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	// From here on whoever asked may leave: half a network is of no use to anybody.
+	ctx = context.WithoutCancel(ctx)
+	old, err := e.begin(n, next)
 	if err != nil {
 		return nil, err
 	}
-
-	e.sharing.RLock()
-	err = e.keepSysctls(next)
-	var ops []hoststate.Op
-	if err == nil {
-		ops = e.difference(old, next)
-		err = e.Host.Apply(ctx, ops)
-	}
-	e.sharing.RUnlock()
+	ops, err := e.carryOut(ctx, old, next)
 	if err == nil && len(ops) > 0 {
 		e.Log.Debug("applied", "network", n.name, "operations", hoststate.FormatOps(ops))
 	}
@@ -57,142 +55,219 @@ func (e *Engine) transition(ctx context.Context, n *network, next plan.Fragment)
 		n.fragment = next
 		unused = old
 	}
-	swept := e.release(n, unused, n.fragment)
+	e.release(n, unused, n.fragment)
+	e.moving--
+	e.idle.Broadcast()
 	e.mu.Unlock()
 
-	if swept {
-		if sweepErr := e.sweep(ctx); sweepErr != nil {
-			e.Log.Error("remove what no network uses any more", "error", sweepErr)
-		}
+	if err := e.sweep(ctx); err != nil {
+		e.Log.Error("remove what no network uses any more", "error", err)
 	}
 	return ops, err
 }
 
-// claim registers next's objects, on top of old's which are registered
-// already. It needs e.mu.
+// begin claims what a transition needs and returns what the network has so far.
+func (e *Engine) begin(n *network, next plan.Fragment) (old plan.Fragment, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for e.sweeping {
+		e.idle.Wait()
+	}
+	if e.closed {
+		return old, errors.New("the engine has ended")
+	}
+	if err := e.claim(n, n.fragment, next); err != nil {
+		return old, err
+	}
+	e.moving++
+	return n.fragment, nil
+}
+
+// carryOut makes the host follow. What networks share comes first and by
+// itself: should the rest fail and be undone, another network may use it already.
+func (e *Engine) carryOut(ctx context.Context, old, next plan.Fragment) ([]hoststate.Op, error) {
+	if err := e.keepSysctls(next); err != nil {
+		return nil, err
+	}
+	shared, own := e.difference(old, next)
+	if len(shared) > 0 {
+		var err error
+		if shared, err = e.makeShared(ctx, next); err != nil {
+			return shared, err
+		}
+	}
+	return append(shared, own...), e.Host.Apply(ctx, own)
+}
+
+// makeShared makes what is missing of the objects that networks share.
+func (e *Engine) makeShared(ctx context.Context, f plan.Fragment) ([]hoststate.Op, error) {
+	e.making.Lock()
+	defer e.making.Unlock()
+	ops := host.Diff(f.Shared, e.Host.Observe(f.Shared.Keys()))
+	return ops, e.Host.Apply(ctx, ops)
+}
+
+// claim registers next's objects and subnets, on top of old's which are
+// registered already. It needs e.mu.
 func (e *Engine) claim(n *network, old, next plan.Fragment) error {
 	for k := range next.Own {
 		if other := e.claims[k]; other != nil && other != n {
 			return netdef.Errorf(netdef.ErrInternal, "%s is already in use by network '%s'", k, other.name)
 		}
 	}
+	wanted := subnets(next)
+	for _, p := range wanted {
+		if other := e.subnetUser(p, n); other != nil {
+			return netdef.Errorf(netdef.ErrInternal, "Network is already in use by interface %s", other.definition().Bridge.Name)
+		}
+	}
 	for k, o := range next.Shared {
-		if s, ok := e.shared[k]; ok && !hoststate.Equal(s.object, o) {
+		if s := e.shared[k]; s.users > 0 && !hoststate.Equal(s.object, o) {
 			return fmt.Errorf("plan network '%s': %s differs from what other networks share", n.name, k)
 		}
 	}
 	for k := range next.Own {
 		e.claims[k] = n
 	}
+	n.subnets = append(subnets(old), wanted...)
 	for k, o := range next.Shared {
-		if _, had := old.Shared[k]; had {
-			continue
+		if _, had := old.Shared[k]; !had {
+			e.shared[k] = sharedObject{object: o, users: e.shared[k].users + 1}
 		}
-		s := e.shared[k]
-		e.shared[k] = sharedObject{object: o, users: s.users + 1}
 	}
 	return nil
 }
 
-// release gives up the objects of unused that kept does not have, and reports
-// whether a shared one has no user left. It needs e.mu.
-func (e *Engine) release(n *network, unused, kept plan.Fragment) bool {
+// subnets are those of the fragment's addresses.
+func subnets(f plan.Fragment) []netip.Prefix {
+	var list []netip.Prefix
+	for _, o := range f.Own {
+		if a, ok := o.(hoststate.Address); ok {
+			list = append(list, a.Prefix.Masked())
+		}
+	}
+	return list
+}
+
+// subnetUser is another network than n that has, or is about to have, a subnet
+// that overlaps with p, unless n has p already. It needs e.mu.
+func (e *Engine) subnetUser(p netip.Prefix, n *network) *network {
+	if slices.Contains(n.subnets, p) {
+		return nil
+	}
+	for _, other := range e.networks {
+		if other != n && slices.ContainsFunc(other.subnets, p.Overlaps) {
+			return other
+		}
+	}
+	return nil
+}
+
+// release gives up what unused has and kept does not. It needs e.mu.
+func (e *Engine) release(n *network, unused, kept plan.Fragment) {
 	for k := range unused.Own {
 		if _, ok := kept.Own[k]; !ok && e.claims[k] == n {
 			delete(e.claims, k)
 		}
 	}
-	idle := false
+	n.subnets = subnets(kept)
 	for k := range unused.Shared {
-		if _, ok := kept.Shared[k]; ok {
-			continue
+		if _, ok := kept.Shared[k]; !ok {
+			s := e.shared[k]
+			s.users--
+			e.shared[k] = s
 		}
-		s := e.shared[k]
-		s.users--
-		e.shared[k] = s
-		idle = idle || s.users == 0
 	}
-	return idle
 }
 
 // keepSysctls records what the host's own settings were before we change them,
 // so that they can be put back even after a crash.
 func (e *Engine) keepSysctls(f plan.Fragment) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	changed := false
+	e.settings.Lock()
+	defer e.settings.Unlock()
+	next := maps.Clone(e.sysctls)
 	for k, o := range f.Shared {
 		s, ok := o.(hoststate.Sysctl)
-		if !ok {
-			continue
-		}
-		if _, known := e.sysctls[s.Name]; known {
+		if _, known := e.sysctls[s.Name]; !ok || known {
 			continue
 		}
 		was, ok := e.Host.Observe([]hoststate.Key{k})[k].(hoststate.Sysctl)
 		if !ok {
 			return fmt.Errorf("read sysctl %s: this kernel does not have it", s.Name)
 		}
-		e.sysctls[s.Name] = store.SysctlRecord{Old: was.Value, Set: s.Value}
-		changed = true
+		next[s.Name] = store.SysctlRecord{Old: was.Value, Set: s.Value}
 	}
-	if !changed {
-		return nil
-	}
-	return e.putHostState()
+	return e.putSysctls(next)
 }
 
-// putHostState needs e.mu.
-func (e *Engine) putHostState() error {
-	return e.Store.UpdateHost(func(h *store.HostState) {
-		h.Sysctls = make(map[string]store.SysctlRecord, len(e.sysctls))
-		for k, v := range e.sysctls {
-			h.Sysctls[k] = v
-		}
-	})
+// putSysctls stores the record, if it has changed. It needs e.settings.
+func (e *Engine) putSysctls(next map[string]store.SysctlRecord) error {
+	if maps.Equal(next, e.sysctls) {
+		return nil
+	}
+	if err := e.Store.UpdateHost(func(h *store.HostState) { h.Sysctls = maps.Clone(next) }); err != nil {
+		return err
+	}
+	e.sysctls = next
+	return nil
 }
 
 // sweep removes shared objects that no network uses any more, and puts back
-// the host's settings that nobody else has changed since.
+// the host's settings that nobody else has changed since. Nothing waits for
+// it to get its turn: while other transitions are under way it leaves the work
+// to the last of them.
 func (e *Engine) sweep(ctx context.Context) error {
-	e.sharing.Lock()
-	defer e.sharing.Unlock()
 	e.mu.Lock()
-	var idle []hoststate.Key
+	var unused []hoststate.Key
 	for k, s := range e.shared {
 		if s.users == 0 {
-			idle = append(idle, k)
+			unused = append(unused, k)
+		}
+	}
+	if len(unused) == 0 || e.moving > 0 || e.sweeping {
+		e.mu.Unlock()
+		return nil
+	}
+	e.sweeping = true
+	e.mu.Unlock()
+
+	err := e.removeUnused(ctx, unused)
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err == nil {
+		for _, k := range unused {
 			delete(e.shared, k)
 		}
 	}
+	e.sweeping = false
+	e.idle.Broadcast()
+	return err
+}
+
+// removeUnused removes shared objects from the host.
+func (e *Engine) removeUnused(ctx context.Context, unused []hoststate.Key) error {
+	e.settings.Lock()
+	defer e.settings.Unlock()
+	left := maps.Clone(e.sysctls)
+	observed := e.Host.Observe(unused)
 	var back []hoststate.Op
-	for name, r := range e.sysctls {
-		k := hoststate.SysctlKey(name)
-		if e.shared[k].users > 0 {
+	for _, k := range unused {
+		if k.Kind != hoststate.KindSysctl {
 			continue
 		}
-		now, ok := e.Host.Observe([]hoststate.Key{k})[k].(hoststate.Sysctl)
-		if ok && now.Value == r.Set && r.Old != r.Set {
-			back = append(back, hoststate.Op{Verb: hoststate.Change, Old: now, New: hoststate.Sysctl{Name: name, Value: r.Old}})
+		now, ok := observed[k].(hoststate.Sysctl)
+		delete(observed, k)
+		if r, changed := left[k.Name]; ok && changed && now.Value == r.Set && r.Old != r.Set {
+			back = append(back, hoststate.Op{Verb: hoststate.Change, Old: now, New: hoststate.Sysctl{Name: k.Name, Value: r.Old}})
 		}
-		delete(e.sysctls, name)
+		delete(left, k.Name)
 	}
-	e.mu.Unlock()
-
-	observed := e.Host.Observe(idle)
-	for k := range observed {
-		if k.Kind == hoststate.KindSysctl {
-			delete(observed, k)
-		}
-	}
-	ops := append(back, host.Diff(nil, observed)...)
-	if err := e.Host.Apply(ctx, ops); err != nil {
+	if err := e.Host.Apply(ctx, append(back, host.Diff(nil, observed)...)); err != nil {
 		return err
 	}
 	// The record of the old values goes last: a crash before this repeats the work.
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.putHostState()
+	return e.putSysctls(left)
 }
 
 // reconcile brings an active network back to what its definition says. It

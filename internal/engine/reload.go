@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	"viaduct/internal/netdef"
 	"viaduct/internal/store"
@@ -25,7 +27,11 @@ type ReloadFailure struct {
 
 // Reload takes in definition files that were edited, added or removed since
 // they were last read. Unlike Define it also changes active networks, in place.
+// Once begun it goes on even if whoever asked leaves.
 func (e *Engine) Reload(ctx context.Context) (ReloadReport, error) {
+	e.reloading.Lock()
+	defer e.reloading.Unlock()
+	ctx = context.WithoutCancel(ctx)
 	var report ReloadReport
 	fail := func(file string, err error) {
 		text := err.Error()
@@ -39,8 +45,16 @@ func (e *Engine) Reload(ctx context.Context) (ReloadReport, error) {
 	for _, bad := range errs {
 		fail(bad.Path, bad.Err)
 	}
+	// What is gone goes first: it may make room for what has come.
+	slices.SortStableFunc(changed, func(a, b store.Definition) int {
+		return cmp.Compare(min(len(a.XML), 1), min(len(b.XML), 1))
+	})
 	for _, d := range changed {
-		list, err := e.reloadOne(ctx, d, &report)
+		take := e.takeIn
+		if d.XML == nil {
+			take = e.takeOut
+		}
+		list, err := take(ctx, d, &report)
 		if err != nil {
 			fail(d.Path, err)
 			continue
@@ -50,57 +64,53 @@ func (e *Engine) Reload(ctx context.Context) (ReloadReport, error) {
 	return report, nil
 }
 
-// reloadOne takes one changed file in and returns the list of the report that
-// the network belongs on.
-func (e *Engine) reloadOne(ctx context.Context, d store.Definition, report *ReloadReport) (*[]string, error) {
-	if d.XML == nil {
-		e.mu.Lock()
-		n := e.byName(d.Name)
-		e.mu.Unlock()
-		if n != nil {
-			if err := e.Undefine(ctx, n.id); err != nil {
-				return nil, err
-			}
+// takeOut undefines the network of a file that is gone. It returns the list of
+// the report that the network belongs on.
+func (e *Engine) takeOut(ctx context.Context, d store.Definition, report *ReloadReport) (*[]string, error) {
+	e.mu.Lock()
+	n := e.byName(d.Name)
+	defined := n != nil && n.config != nil
+	e.mu.Unlock()
+	if defined {
+		if err := e.Undefine(ctx, n.id); err != nil {
+			return nil, err
 		}
-		e.Store.Accept(d)
-		return &report.Removed, nil
 	}
+	e.Store.Accept(d)
+	return &report.Removed, nil
+}
+
+// takeIn defines the network of a file that is new or was edited, and changes
+// it if it is active. It returns the list of the report that the network
+// belongs on.
+func (e *Engine) takeIn(ctx context.Context, d store.Definition, report *ReloadReport) (*[]string, error) {
 	def, err := e.readFile(d)
 	if err != nil {
 		return nil, err
 	}
-	e.mu.Lock()
-	if n := e.byName(def.Name); n != nil && def.UUID.IsZero() {
-		def.UUID = n.id
-	}
-	e.mu.Unlock()
 	given := *def
-	n, isNew, err := e.admit(def)
+	n, err := e.admitFile(def)
 	if err != nil {
 		return nil, err
 	}
-	defer n.busy.Unlock()
+	defer e.dismiss(n)
 	e.mu.Lock()
-	active := n.live != nil
+	active, isNew := n.live != nil, !n.known()
 	e.mu.Unlock()
 	if active {
 		if err := e.change(ctx, n, def); err != nil {
 			return nil, err
 		}
 	}
-	if given.UUID != def.UUID || given.MAC != def.MAC || given.Bridge.Name != def.Bridge.Name {
-		err = e.persist(n, def)
-	} else {
-		e.mu.Lock()
-		n.config, n.pending = def, nil
-		e.mu.Unlock()
-		e.Store.Accept(d)
-	}
-	if err != nil {
-		if isNew {
-			e.withdraw(n)
+	if incomplete(&given, def) {
+		if err := e.persist(n, def); err != nil {
+			return nil, err
 		}
-		return nil, err
+	} else {
+		e.Store.Accept(d)
+		e.mu.Lock()
+		n.config = def
+		e.mu.Unlock()
 	}
 	e.events.send(n, EventDefined)
 	if isNew {

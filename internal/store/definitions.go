@@ -149,6 +149,14 @@ func (s *Store) Accept(d Definition) {
 	s.watch.publish(KindDefinition, d.Name)
 }
 
+// Reject takes back that a definition was loaded: until Accept is called for
+// it, Changed reports it.
+func (s *Store) Reject(d Definition) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.loaded, d.Name)
+}
+
 func (s *Store) readDefinitions() ([]Definition, []*FileError) {
 	names, err := namedFiles(s.paths.networks, ".xml")
 	if err != nil {
