@@ -120,8 +120,15 @@ func netInfo(c *call) error {
 	if err != nil {
 		return err
 	}
+	warnings, err := c.client.Warnings(c, n.UUID.String())
+	if err != nil {
+		return failing(err, "failed to get warnings of network '%s'", n.Name)
+	}
 	if c.output == formatJSON {
-		return c.json(n)
+		return c.json(struct {
+			engine.Info
+			Warnings []string `json:"warnings,omitempty"`
+		}{n, warnings})
 	}
 	lines := [][2]string{
 		{"Name:", n.Name}, {"UUID:", n.UUID.String()}, {"Active:", yesNo(n.Active)},
@@ -129,6 +136,9 @@ func netInfo(c *call) error {
 	}
 	if n.Bridge == "" {
 		lines = lines[:len(lines)-1]
+	}
+	for _, w := range warnings {
+		lines = append(lines, [2]string{"Warning:", w})
 	}
 	for _, l := range lines {
 		fmt.Fprintf(c.out, "%-15s %s\n", l[0], printable(l[1], false))

@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"fmt"
 	"time"
 
 	"viaduct/internal/netdef"
+	"viaduct/internal/plan"
 )
 
 // Info is what a list of networks shows of one.
@@ -18,6 +20,39 @@ type Info struct {
 	Autostart  bool        `json:"autostart"`
 	// Connections counts the ports that guests have in the network.
 	Connections int `json:"connections"`
+}
+
+// loopWarning is what is said of a port that the guard against loops blocks.
+const loopWarning = "port %s is blocked: the bridge's own frames come back through it, so it is part of a loop"
+
+// Warnings tells what keeps a network from working as defined and only
+// somebody outside can mend. It is empty for one that is not active.
+func (e *Engine) Warnings(id netdef.UUID) ([]string, error) {
+	n, err := e.get(id)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	live := n.live
+	e.mu.Unlock()
+	if live == nil {
+		return nil, nil
+	}
+	looped, err := e.Host.Collected(plan.Looped)
+	if err != nil {
+		return nil, errAs(netdef.ErrInternal, err)
+	}
+	blocked := map[string]bool{}
+	for _, port := range looped {
+		blocked[port.Fields[0].IfName] = true
+	}
+	var warnings []string
+	for _, p := range e.Host.Ports(live.Bridge.Name) {
+		if blocked[p.Name] {
+			warnings = append(warnings, fmt.Sprintf(loopWarning, p.Name))
+		}
+	}
+	return warnings, nil
 }
 
 // EventType says what happened to a network. The numbers are libvirt's

@@ -22,6 +22,8 @@ type Fake struct {
 	// PassList and BlockerList are what Passes and Blockers tell.
 	PassList    []hoststate.Pass
 	BlockerList []string
+	// CollectedList is what Collected tells, of any set.
+	CollectedList []hoststate.Element
 
 	mu      sync.Mutex
 	state   hoststate.State
@@ -237,6 +239,9 @@ func (f *Fake) Ports(bridge string) []Link {
 	slices.SortFunc(ports, func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
 	return ports
 }
+
+// Collected implements Host.
+func (f *Fake) Collected(hoststate.Set) ([]hoststate.Element, error) { return f.CollectedList, nil }
 
 // Events implements Host.
 func (f *Fake) Events() <-chan []hoststate.Key { return f.changes.out }

@@ -44,6 +44,9 @@ type Host interface {
 	// Blockers names foreign chains that may drop what our tables accept and
 	// that no pass helps against, such as "inet firewalld filter_INPUT".
 	Blockers() []string
+	// Collected returns what packets have put into a dynamic set, which no
+	// mirror holds: it asks the kernel.
+	Collected(set hoststate.Set) ([]hoststate.Element, error)
 	// Events delivers the keys of objects that changed or vanished, by
 	// whosever hand. Deliveries are merged, never dropped. An empty slice says
 	// that everything may have changed.

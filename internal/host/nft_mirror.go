@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -209,6 +210,20 @@ func (s *nftSocket) readSets(t hoststate.TableRef) (map[string]hoststate.Set, er
 		}
 	})
 	return sets, err
+}
+
+// collected reads a dynamic set, of which the mirror has no elements, on a
+// socket of its own: the writer's is busy. A set that is not there has none.
+func collected(set hoststate.Set) ([]hoststate.Element, error) {
+	s, err := openNFTSocket(nil)
+	if err != nil {
+		return nil, err
+	}
+	elements, err := s.readElements(set)
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return elements, errors.Join(err, s.close())
 }
 
 func (s *nftSocket) readElements(set hoststate.Set) ([]hoststate.Element, error) {

@@ -180,6 +180,8 @@ func (h *kernelHost) Uplinks() []Uplink { return h.mirror.uplinks() }
 
 func (h *kernelHost) Passes() []hoststate.Pass { return h.passes.needed() }
 
+func (h *kernelHost) Collected(set hoststate.Set) ([]hoststate.Element, error) { return collected(set) }
+
 func (h *kernelHost) Blockers() []string { return h.passes.blockers() }
 
 func (h *kernelHost) Link(name string) (Link, bool) { return h.mirror.named(name) }

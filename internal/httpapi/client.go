@@ -128,6 +128,11 @@ func (c *Client) Plan(ctx context.Context, ref string) (Plan, error) {
 	return get[Plan](ctx, c, network(ref)+"/plan")
 }
 
+// Warnings tells what keeps the network from working as defined.
+func (c *Client) Warnings(ctx context.Context, ref string) ([]string, error) {
+	return get[[]string](ctx, c, network(ref)+"/warnings")
+}
+
 // Plug makes a guest's link a port of the network. The daemon waits for a link
 // that does not exist yet, up to 15 s.
 func (c *Client) Plug(ctx context.Context, ref, link string, wait time.Duration) error {

@@ -40,6 +40,7 @@ var routes = []route{
 	{"GET /v1/networks/{ref}/xml", []string{"inactive"}, getXML},
 	{"GET /v1/networks/{ref}/leases", []string{"mac"}, getLeases},
 	{"GET /v1/networks/{ref}/plan", nil, getPlan},
+	{"GET /v1/networks/{ref}/warnings", nil, getWarnings},
 	{"POST /v1/networks/{ref}/start", nil, act(API.Start)},
 	{"POST /v1/networks/{ref}/destroy", nil, act(API.Destroy)},
 	{"PUT /v1/networks/{ref}/autostart", nil, act(autostart(true))},
@@ -206,6 +207,11 @@ func getPlan(_ *Server, r request) (any, error) {
 		p.Operations = append(p.Operations, strings.TrimSuffix(line, "\n"))
 	}
 	return p, err
+}
+
+func getWarnings(_ *Server, r request) (any, error) {
+	warnings, err := r.api.Warnings(r.net.UUID)
+	return list(warnings), err
 }
 
 // streamEvents writes one JSON object a line for each event, until the client

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,6 +159,13 @@ func TestClientAndServer(t *testing.T) {
 	must(t, err)
 	if diff := cmp.Diff(Plan{[]string{"+ bridge virbr1", "+ link virbr1 up"}}, p); diff != "" {
 		t.Errorf("plan (-want +got):\n%s", diff)
+	}
+	if w, err := c.Warnings(ctx, "brief"); err != nil || len(w) != 0 {
+		t.Errorf("warnings %q, %v, want none", w, err)
+	}
+	f.SetWarnings(info.UUID, "port vif5.0 is blocked")
+	if w, err := c.Warnings(ctx, "brief"); err != nil || !slices.Equal(w, []string{"port vif5.0 is blocked"}) {
+		t.Errorf("warnings %q, %v", w, err)
 	}
 	report := engine.ReloadReport{Added: []string{"x"}, Failed: []engine.ReloadFailure{{File: "y.xml", Error: "bad"}}}
 	f.SetReport(report)

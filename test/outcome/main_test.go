@@ -166,6 +166,7 @@ func (s *site) cannotReach(from *lab.Node, to netip.AddrPort) {
 var (
 	errStillTalking  = errors.New("the kernel still announces changes")
 	errNotTranslated = errors.New("the outside sees the guest's own address")
+	errNoWarning     = errors.New("nothing is warned of")
 )
 
 // short bounds one attempt of something that is tried again.

@@ -24,6 +24,7 @@ type Fake struct {
 	networks []*network
 	leases   map[netdef.UUID][]netdef.Lease
 	plans    map[netdef.UUID]string
+	warnings map[netdef.UUID][]string
 	ports    map[string]netdef.UUID // by link
 	report   engine.ReloadReport
 	readers  map[chan engine.Event]bool
@@ -37,7 +38,7 @@ type network struct {
 // New makes an engine with no networks.
 func New() *Fake {
 	return &Fake{
-		leases: map[netdef.UUID][]netdef.Lease{}, plans: map[netdef.UUID]string{}, ports: map[string]netdef.UUID{},
+		leases: map[netdef.UUID][]netdef.Lease{}, plans: map[netdef.UUID]string{}, warnings: map[netdef.UUID][]string{}, ports: map[string]netdef.UUID{},
 		readers: map[chan engine.Event]bool{},
 	}
 }
@@ -54,6 +55,13 @@ func (f *Fake) SetPlan(id netdef.UUID, text string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.plans[id] = text
+}
+
+// SetWarnings makes what Warnings answers.
+func (f *Fake) SetWarnings(id netdef.UUID, warnings ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.warnings[id] = warnings
 }
 
 // SetReport makes what Reload answers.
@@ -274,6 +282,13 @@ func (f *Fake) Plan(id netdef.UUID) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.plans[id], nil
+}
+
+// Warnings are those that were set.
+func (f *Fake) Warnings(id netdef.UUID) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.warnings[id], nil
 }
 
 // Plug counts a link that begins with "vif" as a port of an active network.
