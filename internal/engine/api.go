@@ -28,14 +28,18 @@ const loopWarning = "port %s is blocked: the bridge's own frames come back throu
 // Warnings tells what keeps a network from working as defined and only
 // somebody outside can mend. It is empty for one that is not active.
 func (e *Engine) Warnings(id netdef.UUID) ([]string, error) {
-	n, err := e.get(id)
-	if err != nil {
-		return nil, err
-	}
 	e.mu.Lock()
-	live := n.live
+	n := e.networks[id]
+	known := n != nil && n.known()
+	var live *netdef.Network
+	if known {
+		live = n.live
+	}
 	e.mu.Unlock()
-	if live == nil {
+	switch {
+	case !known:
+		return nil, noNetwork(id)
+	case live == nil:
 		return nil, nil
 	}
 	looped, err := e.Host.Collected(plan.Looped)
