@@ -25,7 +25,7 @@ func (k known) pool(t *testing.T, c Config) (*pool, time.Time) {
 	now := start.Add(k.after)
 	table := leases.New(&testJournal{}, k.leases, func() time.Time { return now }).Table(network)
 	s := testSettings(t, c)
-	table.ReserveNames(s.reserved)
+	table.ReserveNames(leases.IPv4, s.reserved)
 	p := newPool(s, table, start)
 	for a, n := range k.offered {
 		p.offer(addr(a), leases.ClientKey(nil, guest(n)), start)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
@@ -81,11 +80,11 @@ func given(b net.IP) netip.Addr {
 // that, by option 81 (RFC 4702).
 func clientName(o dhcpv4.Options) string {
 	if f := o[dhcpv4.OptionFQDN.Code()]; len(f) > fqdnHeader {
-		if name := hostLabel(fqdnName(f)); name != "" {
+		if name := leases.HostLabel(fqdnName(f)); name != "" {
 			return name
 		}
 	}
-	return hostLabel(string(o[dhcpv4.OptionHostName.Code()]))
+	return leases.HostLabel(string(o[dhcpv4.OptionHostName.Code()]))
 }
 
 // The layout of option 81 (RFC 4702 section 2): flags, two bytes without use, the name.
@@ -109,27 +108,4 @@ func fqdnName(f []byte) string {
 		return ""
 	}
 	return string(name[1 : 1+n])
-}
-
-// notForGuests are names that no guest may take, since programs give them a
-// meaning: the machine itself, and hosts that programs trust when they find them
-// (CERT VU#598349).
-var notForGuests = map[string]bool{"localhost": true, "wpad": true, "isatap": true}
-
-// hostLabel is the first label of a name, if that is a valid host name
-// (RFC 1123 section 2.1), else "".
-func hostLabel(name string) string {
-	name = strings.TrimRight(name, "\x00")
-	label, _, _ := strings.Cut(name, ".")
-	if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || notForGuests[strings.ToLower(label)] {
-		return ""
-	}
-	for _, c := range []byte(label) {
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-':
-		default:
-			return ""
-		}
-	}
-	return label
 }

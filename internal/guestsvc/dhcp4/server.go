@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/guestsvc/throttle"
 	"viaduct/internal/netdef"
 )
 
@@ -52,7 +53,7 @@ const (
 // Server is a running DHCP server.
 type Server struct {
 	deps Deps
-	log  *throttle
+	log  *throttle.Log
 
 	mu       sync.Mutex
 	pool     *pool
@@ -85,11 +86,11 @@ func Start(c Config, deps Deps) (*Server, error) {
 	}
 	deps.Log = deps.Log.With("network", c.Name)
 	s := &Server{
-		deps: deps, log: newThrottle(deps.Log, deps.Now),
+		deps: deps, log: throttle.New(deps.Log, deps.Now),
 		pool:    newPool(settings, deps.Leases, deps.Now()),
 		durable: make(chan *reply, maxInFlight), quit: make(chan struct{}),
 	}
-	deps.Leases.ReserveNames(settings.reserved)
+	deps.Leases.ReserveNames(leases.IPv4, settings.reserved)
 	s.running.Go(s.listen)
 	s.running.Go(s.confirm)
 	return s, nil
@@ -107,7 +108,7 @@ func (s *Server) Reconfigure(c Config) error {
 	if old := s.pool.Config; c.Network != old.Network || c.Bridge != old.Bridge {
 		return fmt.Errorf("configure dhcp4 of network %q: network or bridge cannot change while it runs", c.Name)
 	}
-	s.deps.Leases.ReserveNames(settings.reserved)
+	s.deps.Leases.ReserveNames(leases.IPv4, settings.reserved)
 	fresh := newPool(settings, s.deps.Leases, s.deps.Now())
 	fresh.inherit(s.pool)
 	s.pool = fresh
@@ -168,7 +169,7 @@ func (s *Server) receive(frame []byte) {
 	}
 	m, err := parseMessage(d.payload)
 	if err != nil {
-		s.log.say(slog.LevelDebug, "dhcp message ignored", "mac", d.srcMAC, "error", err)
+		s.log.Say(slog.LevelDebug, "dhcp message ignored", "mac", d.srcMAC, "error", err)
 		return
 	}
 	m.from = d.srcMAC
@@ -228,7 +229,7 @@ func (s *Server) carryOut(m *message, v verdict, now time.Time) (reply, next) {
 	case actAck:
 		s.commit(r, now)
 	case actNak:
-		s.log.say(slog.LevelInfo, "dhcp request refused", "mac", m.mac, "address", v.addr, "reason", v.why)
+		s.log.Say(slog.LevelInfo, "dhcp request refused", "mac", m.mac, "address", v.addr, "reason", v.why)
 		return r, send
 	case actInform:
 		return r, send
@@ -241,7 +242,7 @@ func (s *Server) carryOut(m *message, v verdict, now time.Time) (reply, next) {
 		s.conflict(v.addr, m.mac, v.why, now)
 	case actNothing:
 		if v.why == whyExhausted {
-			s.log.say(slog.LevelWarn, "dhcp has no free address", "mac", m.mac)
+			s.log.Say(slog.LevelWarn, "dhcp has no free address", "mac", m.mac)
 		}
 	}
 	return reply{}, goOn
@@ -287,14 +288,14 @@ func (s *Server) probed(r reply, by netdef.MAC, conflicts int) {
 
 // conflict keeps an address back that somebody uses without a lease.
 func (s *Server) conflict(addr netip.Addr, mac netdef.MAC, how string, now time.Time) {
-	s.log.say(slog.LevelWarn, "dhcp address is in use by somebody without a lease", "address", addr, "mac", mac, "how", how)
+	s.log.Say(slog.LevelWarn, "dhcp address is in use by somebody without a lease", "address", addr, "mac", mac, "how", how)
 	s.pool.quarantine(addr, now)
 }
 
 // commit leases the address. The reply is sent when the lease is on disk.
 func (s *Server) commit(r reply, now time.Time) {
 	if s.inFlight >= maxInFlight {
-		s.log.say(slog.LevelWarn, "dhcp request dropped: the disk does not keep up", "mac", r.to.mac)
+		s.log.Say(slog.LevelWarn, "dhcp request dropped: the disk does not keep up", "mac", r.to.mac)
 		return
 	}
 	s.inFlight++
@@ -350,7 +351,7 @@ func (s *Server) release(addr netip.Addr, now time.Time) {
 
 func (s *Server) logFailure(err error) {
 	if err != nil {
-		s.log.say(slog.LevelError, "dhcp lease not written", "error", err)
+		s.log.Say(slog.LevelError, "dhcp lease not written", "error", err)
 	}
 }
 
@@ -366,6 +367,6 @@ func (s *Server) send(r reply) {
 	defer s.writing.Unlock()
 	s.frame = appendFrame(s.frame[:0], d)
 	if err := s.deps.Frames.WriteFrame(s.frame); err != nil {
-		s.log.say(slog.LevelWarn, "dhcp reply not sent", "to", to, "error", err)
+		s.log.Say(slog.LevelWarn, "dhcp reply not sent", "to", to, "error", err)
 	}
 }

@@ -194,7 +194,7 @@ func TestReservedNamesBelongToTheirAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	reserved := netip.MustParseAddr("192.168.122.50")
-	table.ReserveNames(map[string]netip.Addr{"DB": reserved})
+	table.ReserveNames(IPv4, map[string]netip.Addr{"DB": reserved})
 	if got, ok := table.LookupAddr(netip.MustParseAddr("192.168.122.5")); ok {
 		t.Errorf("the squatter kept %q", got)
 	}
@@ -210,6 +210,100 @@ func TestReservedNamesBelongToTheirAddress(t *testing.T) {
 	for _, table := range []*Table{table, New(j, j.leases(), c.now).Table(network)} {
 		if got := table.LookupName("db"); !slices.Equal(got, []netip.Addr{reserved}) {
 			t.Errorf("db = %v", got)
+		}
+	}
+}
+
+// lease6 is a lease of an IPv6 address to a client whose MAC is not known.
+func lease6(addr string, duid string, iaid uint32, name string, expiry time.Time) netdef.Lease {
+	return netdef.Lease{
+		Network: network, Addr: netip.MustParseAddr(addr), PrefixLen: 64, ClientID: []byte(duid), IAID: iaid,
+		Hostname: name, Expiry: expiry,
+	}
+}
+
+func TestIdentityAssociationHasOneAddress(t *testing.T) {
+	j, c, db := setup()
+	table := db.Table(network)
+	hour := c.t.Add(time.Hour)
+	for _, l := range []netdef.Lease{
+		lease6("fd00::5", "duid", 1, "", hour), lease6("fd00::6", "duid", 2, "", hour),
+		lease6("fd00::7", "other", 1, "", hour), lease6("fd00::8", "duid", 1, "", hour),
+	} {
+		if err := put(t, table, l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, table := range []*Table{table, New(j, j.leases(), c.now).Table(network)} {
+		if n := len(table.All()); n != 3 {
+			t.Errorf("%d leases, want 3", n)
+		}
+		for _, want := range []struct {
+			duid string
+			iaid uint32
+			addr string
+		}{{"duid", 1, "fd00::8"}, {"duid", 2, "fd00::6"}, {"other", 1, "fd00::7"}} {
+			if l, ok := table.ByDUID([]byte(want.duid), want.iaid); !ok || l.Addr.String() != want.addr {
+				t.Errorf("%s %d has %v, %v", want.duid, want.iaid, l.Addr, ok)
+			}
+		}
+		if _, ok := table.ByDUID([]byte("other"), 2); ok {
+			t.Error("an association without a lease has one")
+		}
+	}
+}
+
+func TestNamesInBothFamilies(t *testing.T) {
+	_, c, db := setup()
+	table := db.Table(network)
+	hour := c.t.Add(time.Hour)
+	withDUID := lease("192.168.122.5", 5, "web", hour)
+	withDUID.ClientID = []byte("\xff\x00\x00\x00\x07duid")
+	for _, l := range []netdef.Lease{
+		withDUID,
+		lease6("fd00::5", "duid", 1, "web", hour),  // the same guest, by its DUID
+		lease6("fd00::6", "other", 1, "web", hour), // another one
+		lease6("fd00::9", "", 0, "web", hour),      // nobody
+	} {
+		if err := put(t, table, l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := table.LookupName("web"); !slices.Equal(got, addrs("192.168.122.5", "fd00::5")) {
+		t.Errorf("web = %v", got)
+	}
+
+	// Reserved in both families, the name is that of both addresses, although
+	// nothing tells that they are one guest's.
+	table.ReserveNames(IPv4, map[string]netip.Addr{"db": addrs("192.168.122.50")[0]})
+	table.ReserveNames(IPv6, map[string]netip.Addr{"db": addrs("fd00::50")[0]})
+	for _, l := range []netdef.Lease{
+		lease6("fd00::50", "db", 1, "db", hour), lease("192.168.122.50", 50, "db", hour), lease6("fd00::7", "no", 1, "db", hour),
+	} {
+		if err := put(t, table, l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := table.LookupName("db"); len(got) != 2 || !slices.Contains(got, addrs("fd00::50")[0]) {
+		t.Errorf("db = %v", got)
+	}
+
+	// Reserved in one, it is its holder's in the other as well, and nobody else's.
+	table.ReserveNames(IPv6, nil)
+	mine, theirs := lease("fd00::51", 50, "db", hour), lease("fd00::52", 51, "db", hour)
+	if table.NameFor(mine) != "db" || table.NameFor(theirs) != "" {
+		t.Errorf("NameFor = %q, %q", table.NameFor(mine), table.NameFor(theirs))
+	}
+}
+
+func TestHostLabel(t *testing.T) {
+	for name, want := range map[string]string{
+		"web": "web", "Web.example.test": "Web", "web\x00": "web", "a-1": "a-1",
+		"": "", ".": "", "-web": "", "web-": "", "we b": "", "we_b": "", "localhost": "", "WPAD.example.test": "",
+		strings.Repeat("a", 63): strings.Repeat("a", 63), strings.Repeat("a", 64): "",
+	} {
+		if got := HostLabel(name); got != want {
+			t.Errorf("HostLabel(%q) = %q, want %q", name, got, want)
 		}
 	}
 }
@@ -317,7 +411,7 @@ func TestIndexesAgree(t *testing.T) {
 			table.Remove(l.Addr, func(err error) { done <- err })
 			<-done
 		case 1:
-			table.ReserveNames(map[string]netip.Addr{names[rng.IntN(2)+3]: l.Addr})
+			table.ReserveNames(IPv4, map[string]netip.Addr{names[rng.IntN(2)+3]: l.Addr})
 		default:
 			if err := put(t, table, l); err != nil {
 				t.Fatal(err)

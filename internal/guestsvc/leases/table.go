@@ -1,6 +1,8 @@
 package leases
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"slices"
@@ -25,12 +27,13 @@ type Table struct {
 
 	mu     sync.RWMutex
 	byAddr map[netip.Addr]netdef.Lease
-	// byClient finds the IPv4 address of a client by its ClientKey.
+	// byClient finds the address of a client by its ClientKey, or its DUIDKey.
 	byClient map[string]netip.Addr
 	// byName finds the addresses of a guest by its name in lower case.
 	byName map[string][]netip.Addr
-	// reserved holds the names, in lower case, that belong to one address alone.
-	reserved map[string]netip.Addr
+	// reserved holds, for each family, the names in lower case that belong to
+	// one of its addresses alone.
+	reserved map[Family]map[string]netip.Addr
 	// evicted is when a full table was last searched for leases that have ended.
 	evicted time.Time
 }
@@ -39,7 +42,24 @@ func newTable(network netdef.UUID, j Journal, now func() time.Time) *Table {
 	return &Table{
 		network: network, journal: j, now: now,
 		byAddr: map[netip.Addr]netdef.Lease{}, byClient: map[string]netip.Addr{}, byName: map[string][]netip.Addr{},
+		reserved: map[Family]map[string]netip.Addr{},
 	}
+}
+
+// Family is that of an address. Each has a DHCP server with reservations of its own.
+type Family uint8
+
+// The families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+func familyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
 }
 
 // ClientKey is what tells a DHCPv4 client from others (RFC 2131 section 4.2):
@@ -52,6 +72,24 @@ func ClientKey(clientID []byte, mac netdef.MAC) string {
 		return "mac " + string(mac[:])
 	}
 	return "id " + string(clientID)
+}
+
+// DUIDKey is what tells an IPv6 client's identity association from others (RFC
+// 8415 section 4.2): an address is leased to the pair of the client's DUID and
+// the number that the client gave to the association.
+func DUIDKey(duid []byte, iaid uint32) string {
+	return "ia " + string(binary.BigEndian.AppendUint32(nil, iaid)) + string(duid)
+}
+
+// clientKey is the key of the client that a lease is for; "" if it does not say.
+func clientKey(l netdef.Lease) string {
+	switch {
+	case l.Addr.Is4():
+		return ClientKey(l.ClientID, l.MAC)
+	case len(l.ClientID) > 0:
+		return DUIDKey(l.ClientID, l.IAID)
+	}
+	return ""
 }
 
 func (t *Table) expired(l netdef.Lease) bool { return l.Expired(t.now()) }
@@ -69,6 +107,18 @@ func (t *Table) ByClient(clientID []byte, mac netdef.MAC) (netdef.Lease, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	addr, ok := t.byClient[ClientKey(clientID, mac)]
+	if !ok {
+		return netdef.Lease{}, false
+	}
+	return t.byAddr[addr], true
+}
+
+// ByDUID returns the IPv6 lease of a client's identity association, even one
+// that has ended.
+func (t *Table) ByDUID(duid []byte, iaid uint32) (netdef.Lease, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	addr, ok := t.byClient[DUIDKey(duid, iaid)]
 	if !ok {
 		return netdef.Lease{}, false
 	}
@@ -95,9 +145,10 @@ func (t *Table) Known() []netdef.Lease {
 // Put records a lease in place of any other of its address; done is called
 // from another goroutine when that is durable, or will never be. If the
 // write fails the lease stays in memory: its address is then kept from others
-// although nobody was told about it, which is the safe side. An IPv4 client
-// has one address, so a lease of another address ends its former lease. A
-// hostname that the guest may not have (see NameFor) is left out.
+// although nobody was told about it, which is the safe side. An IPv4 client,
+// or an IPv6 client's identity association, has one address, so a lease of
+// another address ends its former lease. A hostname that the guest may not
+// have (see NameFor) is left out.
 func (t *Table) Put(l netdef.Lease, done func(error)) {
 	l.Network = t.network
 	t.mu.Lock()
@@ -129,21 +180,22 @@ func (t *Table) Remove(addr netip.Addr, done func(error)) {
 	t.journal.Append(store.LeaseChange{Lease: t.drop(addr), Removed: true}, done)
 }
 
-// ReserveNames says which names belong to which address, in place of what it
-// said before. No other address can have such a name: leases that have one
-// lose it.
-func (t *Table) ReserveNames(names map[string]netip.Addr) {
+// ReserveNames says which names belong to which address of a family, in place
+// of what it said before. No other guest can have such a name: leases that
+// have one lose it.
+func (t *Table) ReserveNames(family Family, names map[string]netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.reserved = make(map[string]netip.Addr, len(names))
+	t.reserved[family] = make(map[string]netip.Addr, len(names))
 	for name, addr := range names {
-		name = strings.ToLower(name)
-		t.reserved[name] = addr
+		t.reserved[family][strings.ToLower(name)] = addr
+	}
+	for name := range t.reserved[family] {
 		for _, holder := range slices.Clone(t.byName[name]) {
-			if holder == addr {
+			l := t.byAddr[holder]
+			if t.mayHaveName(l) {
 				continue
 			}
-			l := t.byAddr[holder]
 			t.unname(l)
 			l.Hostname = ""
 			t.byAddr[holder] = l
@@ -190,24 +242,53 @@ func (t *Table) LookupAddr(addr netip.Addr) (string, bool) {
 // mayHaveName reports whether no reservation and no other guest owns the lease's hostname.
 func (t *Table) mayHaveName(l netdef.Lease) bool {
 	name := strings.ToLower(l.Hostname)
-	if owner, ok := t.reserved[name]; ok {
+	if owner, ok := t.reserved[familyOf(l.Addr)][name]; ok {
 		return owner == l.Addr
 	}
+	// A name reserved in the other family alone is that guest's in both.
+	for _, names := range t.reserved {
+		if owner, ok := names[name]; ok {
+			holder, leased := t.byAddr[owner]
+			return leased && sameGuest(holder, l)
+		}
+	}
 	for _, addr := range t.byName[name] {
-		// A guest with several addresses, one of each family, has one name for all.
-		if holder := t.byAddr[addr]; addr != l.Addr && holder.MAC != l.MAC && !t.expired(holder) {
+		if holder := t.byAddr[addr]; addr != l.Addr && !sameGuest(holder, l) && !t.expired(holder) {
 			return false
 		}
 	}
 	return true
 }
 
+// sameGuest reports whether two leases are one guest's: of several addresses,
+// say one of each family, which have one name.
+func sameGuest(a, b netdef.Lease) bool {
+	if a.MAC == b.MAC && !a.MAC.IsZero() {
+		return true
+	}
+	duid := duidOf(a)
+	return len(duid) > 0 && bytes.Equal(duid, duidOf(b))
+}
+
+// duidOf is the DUID that a lease's client told: an IPv6 client always, an
+// IPv4 client within its identifier if that is of the kind of RFC 4361.
+func duidOf(l netdef.Lease) []byte {
+	const (
+		rfc4361 = 255   // the type of such an identifier
+		header  = 1 + 4 // type and IAID
+	)
+	switch {
+	case l.Addr.Is6():
+		return l.ClientID
+	case len(l.ClientID) > header && l.ClientID[0] == rfc4361:
+		return l.ClientID[header:]
+	}
+	return nil
+}
+
 // clientAddr is the address that the lease's client holds so far.
 func (t *Table) clientAddr(l netdef.Lease) (netip.Addr, bool) {
-	if !l.Addr.Is4() {
-		return netip.Addr{}, false
-	}
-	addr, ok := t.byClient[ClientKey(l.ClientID, l.MAC)]
+	addr, ok := t.byClient[clientKey(l)]
 	return addr, ok
 }
 
@@ -215,14 +296,15 @@ func (t *Table) clientAddr(l netdef.Lease) (netip.Addr, bool) {
 func (t *Table) keep(l netdef.Lease) {
 	t.drop(l.Addr)
 	t.byAddr[l.Addr] = l
-	if l.Addr.Is4() {
-		t.byClient[ClientKey(l.ClientID, l.MAC)] = l.Addr
+	if key := clientKey(l); key != "" {
+		t.byClient[key] = l.Addr
 	}
 	if l.Hostname != "" {
 		name := strings.ToLower(l.Hostname)
 		// Whoever had the name has lost it: see mayHaveName.
 		for _, addr := range t.byName[name] {
-			if other := t.byAddr[addr]; other.MAC != l.MAC {
+			other := t.byAddr[addr]
+			if t.reserved[familyOf(addr)][name] != addr && !sameGuest(other, l) {
 				t.unname(other)
 				other.Hostname = ""
 				t.byAddr[addr] = other
@@ -239,7 +321,7 @@ func (t *Table) drop(addr netip.Addr) netdef.Lease {
 		return netdef.Lease{}
 	}
 	delete(t.byAddr, addr)
-	if key := ClientKey(l.ClientID, l.MAC); t.byClient[key] == addr {
+	if key := clientKey(l); t.byClient[key] == addr {
 		delete(t.byClient, key)
 	}
 	t.unname(l)
