@@ -63,6 +63,9 @@ func (e *Engine) adopt(ctx context.Context, active []adopted, understood bool) e
 	}
 	if !understood {
 		e.Log.Warn("some networks are not understood, so nothing left behind is removed from the host")
+		e.mu.Lock()
+		e.strangers = true
+		e.mu.Unlock()
 	} else if err := e.removeOrphans(ctx, wanted); err != nil {
 		e.Log.Error("remove what was left behind", "error", err)
 	}

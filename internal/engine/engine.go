@@ -72,6 +72,10 @@ type Engine struct {
 	// sysctls are the host's settings that we changed, as the store has them.
 	sysctls map[string]store.SysctlRecord
 
+	// strangers says that networks are active which this version does not
+	// understand: what ours no longer share, those may. It is guarded by mu.
+	strangers bool
+
 	reloading sync.Mutex // held by the one Reload under way
 
 	events  broadcaster

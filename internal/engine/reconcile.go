@@ -224,7 +224,7 @@ func (e *Engine) sweep(ctx context.Context) error {
 			unused = append(unused, k)
 		}
 	}
-	if len(unused) == 0 || e.moving > 0 || e.sweeping {
+	if len(unused) == 0 || e.strangers || e.moving > 0 || e.sweeping {
 		e.mu.Unlock()
 		return nil
 	}

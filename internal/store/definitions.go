@@ -41,10 +41,15 @@ func (s *Store) definitionPath(name string) string {
 }
 
 // PutDefinition writes the definition of the network called name, whether or
-// not there is one. xml needs no header; the file gets one.
+// not there is one. xml needs no header; the file gets one. A file of a newer
+// format is not replaced: the error is a *FormatError.
 func (s *Store) PutDefinition(name string, xml []byte) error {
 	if err := CheckName(name); err != nil {
 		return err
+	}
+	var newer *FormatError
+	if _, err := readDefinition(name, s.definitionPath(name)); errors.As(err, &newer) {
+		return newer
 	}
 	content := withHeader(name, xml)
 	tmp, err := s.fault.stage(definitionFile, s.paths.networks, content, true)
