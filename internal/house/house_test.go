@@ -25,7 +25,7 @@ var floors = [][]string{
 	{"viaduct/internal/engine"},
 	{"viaduct/internal/plan"},
 	{"viaduct/internal/guestsvc"},
-	{"viaduct/internal/guestsvc/dhcp4", "viaduct/internal/guestsvc/dhcp6", "viaduct/internal/guestsvc/dns"},
+	{"viaduct/internal/guestsvc/dhcp4", "viaduct/internal/guestsvc/dhcp6", "viaduct/internal/guestsvc/dns", "viaduct/internal/guestsvc/ra"},
 	{"viaduct/internal/guestsvc/leases", "viaduct/internal/guestsvc/throttle"},
 	{"viaduct/internal/host"},
 	{"viaduct/internal/store"},
@@ -38,8 +38,12 @@ var doors = map[string]bool{
 	"viaduct/internal/libvirtrpc": true, "viaduct/internal/xenvif": true, "viaduct/internal/httpapi": true,
 }
 
-// edge are the imports by which a program changes a host's network.
-var edge = []string{"github.com/vishvananda/", "github.com/google/nftables", "github.com/mdlayher/", "golang.org/x/sys/unix"}
+// edge are the imports by which a program changes a host's network. The codec
+// of neighbor discovery, mdlayher/ndp, is none of them.
+var edge = []string{
+	"github.com/vishvananda/", "github.com/google/nftables", "golang.org/x/sys/unix",
+	"github.com/mdlayher/netlink", "github.com/mdlayher/packet", "github.com/mdlayher/socket",
+}
 
 const lab = "viaduct/internal/lab"
 
