@@ -144,7 +144,7 @@ func (e *Engine) admit(def *netdef.Network) (*network, error) {
 			if err = e.complete(n, def); err == nil {
 				n.id, n.pending = def.UUID, def
 				n.busy.Lock() // nobody else knows it yet
-				e.networks[n.id] = n
+				e.add(n)
 			}
 			e.mu.Unlock()
 			return n, err
@@ -192,7 +192,7 @@ func (e *Engine) match(def *netdef.Network) (*network, error) {
 		}
 		return n, nil
 	}
-	if n := e.byName(def.Name); n != nil {
+	if n := e.names[def.Name]; n != nil {
 		return nil, netdef.Errorf(netdef.ErrOperationFailed, "network '%s' already exists with uuid %s", n.name, n.id)
 	}
 	return nil, nil
@@ -289,10 +289,17 @@ func (e *Engine) persist(n *network, def *netdef.Network) error {
 	return nil
 }
 
+// add registers a network. It needs e.mu.
+func (e *Engine) add(n *network) {
+	e.networks[n.id] = n
+	e.names[n.name] = n
+}
+
 // remove needs e.mu.
 func (e *Engine) remove(n *network) {
 	n.gone = true
 	delete(e.networks, n.id)
+	delete(e.names, n.name)
 }
 
 func (e *Engine) infoOf(n *network) Info {

@@ -50,6 +50,7 @@ type Engine struct {
 
 	mu       sync.Mutex
 	networks map[netdef.UUID]*network
+	names    map[string]*network
 	// claims says which network an object belongs to.
 	claims map[hoststate.Key]*network
 	// shared counts the networks that use an object. What none uses any more
@@ -133,6 +134,7 @@ func New(o Options) *Engine {
 	e := &Engine{
 		Options:  o,
 		networks: map[netdef.UUID]*network{},
+		names:    map[string]*network{},
 		claims:   map[hoststate.Key]*network{},
 		shared:   map[hoststate.Key]sharedObject{},
 		sysctls:  map[string]store.SysctlRecord{},
@@ -195,20 +197,24 @@ func (e *Engine) Lookup(ref string) (Info, error) {
 			}
 		}
 	}
-	if n := e.byName(ref); n != nil && n.known() {
+	if n := e.names[ref]; n != nil && n.known() {
 		return n.info(), nil
 	}
-	return Info{}, netdef.Errorf(netdef.ErrNoNetwork, "no network with matching name '%s'", ref)
+	return Info{}, noName(ref)
 }
 
-// byName needs e.mu.
-func (e *Engine) byName(name string) *network {
-	for _, n := range e.networks {
-		if n.name == name {
-			return n
-		}
+// ByName finds a network by its name, whatever the name looks like.
+func (e *Engine) ByName(name string) (Info, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := e.names[name]; n != nil && n.known() {
+		return n.info(), nil
 	}
-	return nil
+	return Info{}, noName(name)
+}
+
+func noName(name string) error {
+	return netdef.Errorf(netdef.ErrNoNetwork, "no network with matching name '%s'", name)
 }
 
 func noNetwork(id netdef.UUID) error {

@@ -42,7 +42,7 @@ func (e *Engine) load(active []adopted) (aside leftAside, first bool) {
 		e.Log.Error("read autostart marks", "error", err)
 	}
 	for _, name := range marks {
-		if n := e.byName(name); n != nil && n.config != nil {
+		if n := e.names[name]; n != nil && n.config != nil {
 			n.autostart = true
 		}
 	}
@@ -108,7 +108,7 @@ func (e *Engine) readFile(d store.Definition) (*netdef.Network, error) {
 // about the network of its name.
 func (e *Engine) admitFile(def *netdef.Network) (*network, error) {
 	e.mu.Lock()
-	if n := e.byName(def.Name); n != nil && def.UUID.IsZero() {
+	if n := e.names[def.Name]; n != nil && def.UUID.IsZero() {
 		def.UUID = n.id
 	}
 	e.mu.Unlock()

@@ -82,7 +82,7 @@ func (e *Engine) recallOne(s store.Status) (adopted, error) {
 	}
 	n.fragment = plan.Fragment{Own: e.halfDone(s), Shared: f.Shared}
 	maps.Copy(n.fragment.Own, f.Own)
-	e.networks[n.id] = n
+	e.add(n)
 	return adopted{n, f, s.Persistent}, nil
 }
 

@@ -68,7 +68,7 @@ func (e *Engine) Reload(ctx context.Context) (ReloadReport, error) {
 // the report that the network belongs on.
 func (e *Engine) takeOut(ctx context.Context, d store.Definition, report *ReloadReport) (*[]string, error) {
 	e.mu.Lock()
-	n := e.byName(d.Name)
+	n := e.names[d.Name]
 	defined := n != nil && n.config != nil
 	e.mu.Unlock()
 	if defined {

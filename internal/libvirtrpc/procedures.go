@@ -106,13 +106,12 @@ func lookupByName(_ context.Context, s *session, in *decoder, out *encoder) erro
 	if err := in.end(); err != nil {
 		return err
 	}
-	for _, i := range s.networks.Networks() {
-		if i.Name == name {
-			out.network(refOf(i))
-			return nil
-		}
+	info, err := s.networks.ByName(name)
+	if err != nil {
+		return err
 	}
-	return netdef.Errorf(netdef.ErrNoNetwork, "no network with matching name '%s'", name)
+	out.network(refOf(info))
+	return nil
 }
 
 func lookupByUUID(_ context.Context, s *session, in *decoder, out *encoder) error {

@@ -35,6 +35,8 @@ func (s *stubNetworks) Lookup(ref string) (engine.Info, error) {
 	return engine.Info{}, netdef.Errorf(netdef.ErrNoNetwork, "no network with matching name '%s'", ref)
 }
 
+func (s *stubNetworks) ByName(name string) (engine.Info, error) { return s.Lookup(name) }
+
 func (s *stubNetworks) Start(context.Context, netdef.UUID) error {
 	if s.info.Active {
 		return netdef.Errorf(netdef.ErrOperationInvalid, "network is already active")

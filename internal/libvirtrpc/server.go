@@ -15,6 +15,7 @@ import (
 type Networks interface {
 	Networks() []engine.Info
 	Lookup(ref string) (engine.Info, error)
+	ByName(name string) (engine.Info, error)
 	Start(ctx context.Context, id netdef.UUID) error
 	Destroy(ctx context.Context, id netdef.UUID) error
 }
