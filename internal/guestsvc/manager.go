@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 
 	"viaduct/internal/host"
@@ -40,9 +42,17 @@ type Manager struct {
 	log      *slog.Logger
 
 	mu      sync.Mutex
+	closed  bool
 	running map[hoststate.Key]instance
-	// busy holds a lock per service, so that work on one never waits for another.
-	busy map[hoststate.Key]*sync.Mutex
+	// busy holds a lock for every service that is being worked on, so that work
+	// on one never waits for another.
+	busy map[hoststate.Key]*turn
+}
+
+// turn is a lock that is forgotten when nobody wants it any more.
+type turn struct {
+	sync.Mutex
+	users int // those who have it or wait for it, guarded by Manager.mu
 }
 
 type instance struct {
@@ -54,7 +64,7 @@ type instance struct {
 func NewManager(starters map[string]Starter, log *slog.Logger) *Manager {
 	return &Manager{
 		starters: starters, log: log,
-		running: map[hoststate.Key]instance{}, busy: map[hoststate.Key]*sync.Mutex{},
+		running: map[hoststate.Key]instance{}, busy: map[hoststate.Key]*turn{},
 	}
 }
 
@@ -105,26 +115,17 @@ func (m *Manager) Apply(_ context.Context, ops []hoststate.Op) error {
 
 func (m *Manager) applyOne(op hoststate.Op) error {
 	key := op.Key()
-	m.mu.Lock()
-	lock := m.busy[key]
-	if lock == nil {
-		lock = new(sync.Mutex)
-		m.busy[key] = lock
+	defer m.take(key)()
+	if op.Verb == hoststate.Delete {
+		m.end(key)
+		return nil
 	}
-	m.mu.Unlock()
-	lock.Lock()
-	defer lock.Unlock()
-
 	m.mu.Lock()
 	old, running := m.running[key]
+	closed := m.closed
 	m.mu.Unlock()
-
-	if op.Verb == hoststate.Delete {
-		m.forget(key)
-		if !running {
-			return nil
-		}
-		return old.service.Close()
+	if closed {
+		return errors.New("all services have ended")
 	}
 	want, ok := op.New.(hoststate.Service)
 	if !ok {
@@ -159,27 +160,57 @@ func (m *Manager) applyOne(op hoststate.Op) error {
 	return nil
 }
 
+// take waits for the turn to work on a service. The function it returns gives
+// the turn back.
+func (m *Manager) take(key hoststate.Key) (giveBack func()) {
+	m.mu.Lock()
+	t := m.busy[key]
+	if t == nil {
+		t = &turn{}
+		m.busy[key] = t
+	}
+	t.users++
+	m.mu.Unlock()
+	t.Lock()
+	return func() {
+		t.Unlock()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if t.users--; t.users == 0 {
+			delete(m.busy, key)
+		}
+	}
+}
+
+// end ends a service, if it runs. One that complains has ended nevertheless.
+func (m *Manager) end(key hoststate.Key) {
+	m.mu.Lock()
+	i, running := m.running[key]
+	delete(m.running, key)
+	m.mu.Unlock()
+	if !running {
+		return
+	}
+	if err := i.service.Close(); err != nil {
+		m.log.Warn("close service", "service", key.Name, "error", err)
+	}
+}
+
 func (m *Manager) remember(key hoststate.Key, i instance) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.running[key] = i
 }
 
-func (m *Manager) forget(key hoststate.Key) {
+// Close ends all services, when the process ends, and lets none begin.
+func (m *Manager) Close() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.running, key)
-}
-
-// Close ends all services, when the process ends.
-func (m *Manager) Close() error {
-	m.mu.Lock()
-	all := m.running
-	m.running = map[hoststate.Key]instance{}
+	m.closed = true
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(m.running)), maps.Keys(m.busy))
 	m.mu.Unlock()
-	var errs []error
-	for _, i := range all {
-		errs = append(errs, i.service.Close())
+	for _, k := range keys {
+		giveBack := m.take(k)
+		m.end(k)
+		giveBack()
 	}
-	return errors.Join(errs...)
 }
