@@ -71,18 +71,19 @@ func Run(ctx context.Context, c Config) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
-	listeners, err := listen(c.Doors)
-	if err != nil {
-		return err
-	}
-	defer listeners.close()
-
 	fault := faultFromEnvironment()
 	st, err := store.Open(store.Options{ConfigDir: c.ConfigDir, StateDir: c.StateDir, RunDir: c.RunDir, Fault: fault, Log: c.Log})
 	if err != nil {
 		return err
 	}
 	defer st.Close()
+	// Only who holds the store's lock may replace sockets. Clients that come
+	// before all is up wait in their queues.
+	listeners, err := listen(c.Doors)
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
 	journal, held, err := st.OpenLeases(store.JournalOptions{UnsafeNoSync: c.UnsafeNoSync})
 	if err != nil {
 		return err
@@ -110,6 +111,9 @@ func Run(ctx context.Context, c Config) error {
 		Default: !c.NoDefault,
 	})
 	if err := e.Run(ctx); err != nil {
+		if ctx.Err() != nil { // it was told to end before all was up
+			err = nil
+		}
 		return errors.Join(err, e.Close())
 	}
 	defer e.Close()

@@ -18,6 +18,15 @@ func faultFromEnvironment() func(point string) {
 	if wanted == "" {
 		return nil
 	}
+	return faultAt(wanted, func() {
+		// SIGKILL, so that nothing gets the chance to tidy up.
+		syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
+		select {}
+	})
+}
+
+// faultAt strikes at a point, given as in faultVariable.
+func faultAt(wanted string, strike func()) func(point string) {
 	left := int64(1)
 	if name, n, ok := strings.Cut(wanted, ":"); ok {
 		if v, err := strconv.ParseInt(n, 10, 64); err == nil {
@@ -27,9 +36,7 @@ func faultFromEnvironment() func(point string) {
 	var count atomic.Int64
 	return func(point string) {
 		if point == wanted && count.Add(1) == left {
-			// SIGKILL, so that nothing gets the chance to tidy up.
-			syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
-			select {}
+			strike()
 		}
 	}
 }

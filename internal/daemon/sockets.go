@@ -20,11 +20,24 @@ func listen(doors []Door) (*listeners, error) {
 	if err != nil {
 		return nil, err
 	}
+	return open(doors, inherited)
+}
+
+// open opens the sockets that are not among the inherited ones. Those of the
+// inherited that no door asks for are closed: nobody would answer there.
+func open(doors []Door, inherited map[string]net.Listener) (*listeners, error) {
 	all := &listeners{}
+	defer func() {
+		for _, l := range inherited {
+			l.Close()
+		}
+	}()
 	for _, d := range doors {
 		for _, s := range d.Sockets {
 			l := inherited[s.Path]
+			delete(inherited, s.Path)
 			if l == nil {
+				var err error
 				if l, err = openSocket(s); err != nil {
 					all.close()
 					return nil, err
@@ -58,12 +71,8 @@ func openSocket(s Socket) (net.Listener, error) {
 	}
 	l, err := net.Listen("unix", s.Path)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		if c, dial := net.Dial("unix", s.Path); dial == nil {
-			c.Close()
-			return nil, fmt.Errorf("listen on %s: another daemon answers there", s.Path)
-		}
-		if err := os.Remove(s.Path); err != nil {
-			return nil, fmt.Errorf("remove stale socket: %w", err)
+		if err := removeStale(s.Path); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", s.Path, err)
 		}
 		l, err = net.Listen("unix", s.Path)
 	}
@@ -75,6 +84,26 @@ func openSocket(s Socket) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// removeStale removes a socket that nobody answers on, and nothing else.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return errors.New("something is there that is no socket")
+	}
+	c, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		c.Close()
+		return errors.New("another daemon answers there")
+	case !errors.Is(err, syscall.ECONNREFUSED):
+		return err
+	}
+	return os.Remove(path)
 }
 
 // own sets a socket's group and mode. A group that the host does not have
