@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"net/netip"
+	"slices"
 
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
@@ -156,7 +158,7 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	old, oldPort, before := n.live, n.dnsPort, n.fragment
 	e.notePorts(n, old.Bridge.Name)
 	dnsPort := oldPort
-	if !servesDNSAlike(old, def) {
+	if !plan.ServesDNS(def) || !servesDNSAt(old, def.IPs[0].Address) {
 		var err error
 		if dnsPort, err = e.chooseDNSPort(def); err != nil {
 			return err
@@ -195,10 +197,9 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	return nil
 }
 
-// servesDNSAlike reports whether the port on which one definition's DNS is
-// served is good for the other's.
-func servesDNSAlike(a, b *netdef.Network) bool {
-	return plan.ServesDNS(a) == plan.ServesDNS(b) && (!plan.ServesDNS(a) || a.IPs[0].Address == b.IPs[0].Address)
+// servesDNSAt reports whether the network's own DNS has its port at the address.
+func servesDNSAt(n *netdef.Network, addr netip.Addr) bool {
+	return plan.ServesDNS(n) && slices.ContainsFunc(n.IPs, func(ip netdef.IP) bool { return ip.Address == addr })
 }
 
 func (e *Engine) status(n *network) store.Status {

@@ -223,6 +223,21 @@ func TestChangeChoosesADNSPort(t *testing.T) {
 	r.whole(i.UUID)
 }
 
+// A port that the network's own DNS holds is not another program's.
+func TestChangeKeepsItsOwnDNSPort(t *testing.T) {
+	r := newRig(t)
+	second := "<ip address='10.0.2.1' prefix='24'/>"
+	i := r.define(strings.Replace(natXML("a", 1), "</network>", second+"</network>", 1))
+	r.must(r.Start(t.Context(), i.UUID))
+	r.DNSPort = func(netip.Addr) (uint16, error) { return 5354, nil } // as 53 is held by the service itself
+	b, err := os.ReadFile(r.file("a"))
+	r.must(err)
+	first, _, _ := strings.Cut(string(b), "<ip ")
+	r.must(os.WriteFile(r.file("a"), []byte(first+second+"</network>"), 0o644))
+	r.reloads("added [] changed [a] removed [] failed 0")
+	r.servesDNSOn(i, "10.0.2.1:53")
+}
+
 // The setting that the host had is recorded before it is changed, even if the
 // first try of that fails.
 func TestSettingIsRecordedFirst(t *testing.T) {
