@@ -131,18 +131,24 @@ func (e *Engine) claim(n *network, old, next plan.Fragment) error {
 	}
 	n.subnets = append(subnets(old), wanted...)
 	for k, o := range next.Shared {
+		s := e.shared[k]
+		if s.users > 0 {
+			o = s.object
+			next.Shared[k] = o // one copy in memory serves all networks
+		}
 		if _, had := old.Shared[k]; !had {
-			e.shared[k] = sharedObject{object: o, users: e.shared[k].users + 1}
+			e.shared[k] = sharedObject{object: o, users: s.users + 1}
 		}
 	}
 	return nil
 }
 
-// subnets are those of the fragment's addresses.
+// subnets are those of the fragment's addresses. Link-local ones are the same
+// on every bridge.
 func subnets(f plan.Fragment) []netip.Prefix {
 	var list []netip.Prefix
 	for _, o := range f.Own {
-		if a, ok := o.(hoststate.Address); ok {
+		if a, ok := o.(hoststate.Address); ok && !a.Prefix.Addr().IsLinkLocalUnicast() {
 			list = append(list, a.Prefix.Masked())
 		}
 	}
