@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"viaduct/internal/lab"
+)
+
+// ours is a host with our daemon.
+type ours struct {
+	manager
+	host   *lab.Host
+	daemon *lab.Daemon
+}
+
+// ourSocket is where the daemon answers virsh.
+const ourSocket = "/run/virsh-sock"
+
+// newOurs makes a host whose daemon, not started yet, has the networks 0 to count-1
+// defined, and as many of them marked for autostart.
+func (b *bench) newOurs(l *lab.Lab, name string, count, autostart int) *ours {
+	h := l.NewHost(lab.HostOptions{Name: name})
+	o := &ours{manager: manager{b, h.Node, ourSocket}, host: h}
+	o.daemon = h.NewDaemon(b.binary, lab.DaemonOptions{Args: []string{
+		"--libvirt-socket", ourSocket, "--libvirt-dir", "/nowhere", "--no-default", "--log-level", "warn",
+	}})
+	b.must(h.Do(func() error {
+		dir := filepath.Join(o.daemon.ConfigDir, "networks")
+		if err := os.MkdirAll(filepath.Join(dir, "autostart"), 0o755); err != nil {
+			return err
+		}
+		for n := range count {
+			file := networkName(n) + ".xml"
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(definition(n, "on")), 0o600); err != nil {
+				return err
+			}
+			if n < autostart {
+				if err := os.Symlink(filepath.Join("..", file), filepath.Join(dir, "autostart", file)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
+	return o
+}
+
+// startOurs is newOurs with the daemon running.
+func (b *bench) startOurs(l *lab.Lab, name string, count, autostart int) *ours {
+	o := b.newOurs(l, name, count, autostart)
+	b.must(o.daemon.Start())
+	return o
+}
+
+// replace gives a network, which is inactive, another definition.
+func (o *ours) replace(n int, xml string) {
+	path := fmt.Sprintf("/tmp/%s.xml", networkName(n))
+	o.host.WriteFile(path, xml)
+	_, err := o.daemon.Viaduct(o.b.ctx, "net-define", path)
+	o.b.must(err)
+}
+
+// memory is the daemon's proportional share of memory, in KiB.
+func (o *ours) memory() float64 {
+	pss, err := o.b.processMemory(o.host.Node, "viaduct")
+	o.b.must(err)
+	return pss
+}
