@@ -91,7 +91,7 @@ func Run(ctx context.Context, c Config) error {
 	defer journal.Close()
 	table := leases.New(journal, held, time.Now)
 
-	starters, closeStarters := starters(c, table)
+	starters, closeStarters := starters(c, table, serverDUID())
 	defer closeStarters()
 	services := guestsvc.NewManager(starters, c.Log)
 	defer services.Close()
@@ -107,8 +107,10 @@ func Run(ctx context.Context, c Config) error {
 		Host: h, Store: st, Leases: table, Log: c.Log,
 		DNSPort: choosesDNSPort(c.Log),
 		NoIPv6:  !exists("/proc/sys/net/ipv6"),
-		Foreign: libvirtNetworks(c.LibvirtDirs),
-		Default: !c.NoDefault,
+
+		ForceForwarding: exists("/proc/sys/net/ipv6/conf/all/force_forwarding"),
+		Foreign:         libvirtNetworks(c.LibvirtDirs),
+		Default:         !c.NoDefault,
 	})
 	if err := e.Run(ctx); err != nil {
 		if ctx.Err() != nil { // it was told to end before all was up

@@ -10,26 +10,36 @@ import (
 
 	"viaduct/internal/guestsvc"
 	"viaduct/internal/guestsvc/dhcp4"
+	"viaduct/internal/guestsvc/dhcp6"
 	"viaduct/internal/guestsvc/dns"
 	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/guestsvc/ra"
 	"viaduct/internal/host"
 	"viaduct/internal/plan"
 )
 
 // starters says how each type of service is started. The function that comes
 // with them ends what the services share.
-func starters(c Config, db *leases.DB) (map[string]guestsvc.Starter, func()) {
+func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter, func()) {
 	resolver := dns.NewResolver(c.ResolvConf, c.Log)
 	return map[string]guestsvc.Starter{
-		plan.ServiceDHCP4: func(config fmt.Stringer) (guestsvc.Service, error) {
-			return startDHCP4(config.(dhcp4.Config), db, c.Log)
-		},
-		plan.ServiceDNS: func(config fmt.Stringer) (guestsvc.Service, error) {
-			cfg := config.(dns.Config)
-			s, err := dns.Start(cfg, dns.Deps{Listen: host.ListenDNS, Names: db.Table(cfg.Network), Resolver: resolver, Log: c.Log})
-			return dnsService{s}, err
-		},
+		plan.ServiceDHCP4: starter(func(c4 dhcp4.Config) (guestsvc.Service, error) { return startDHCP4(c4, db, c.Log) }),
+		plan.ServiceDHCP6: starter(func(c6 dhcp6.Config) (guestsvc.Service, error) { return startDHCP6(c6, db, duid, c.Log) }),
+		plan.ServiceRA:    starter(func(cr ra.Config) (guestsvc.Service, error) { return startRA(cr, c.Log) }),
+		plan.ServiceDNS: starter(func(cd dns.Config) (guestsvc.Service, error) {
+			s, err := dns.Start(cd, dns.Deps{Listen: host.ListenDNS, Names: db.Table(cd.Network), Resolver: resolver, Log: c.Log})
+			if err != nil {
+				return nil, err
+			}
+			return dnsService{s}, nil
+		}),
 	}, resolver.Close
+}
+
+// starter makes a guestsvc.Starter, which knows no types of configuration, of
+// a function that starts one type of service.
+func starter[C fmt.Stringer](start func(C) (guestsvc.Service, error)) guestsvc.Starter {
+	return func(config fmt.Stringer) (guestsvc.Service, error) { return start(config.(C)) }
 }
 
 func startDHCP4(c dhcp4.Config, db *leases.DB, log *slog.Logger) (guestsvc.Service, error) {
@@ -44,23 +54,66 @@ func startDHCP4(c dhcp4.Config, db *leases.DB, log *slog.Logger) (guestsvc.Servi
 	prober := dhcp4.NewARPProber(arp)
 	s, err := dhcp4.Start(c, dhcp4.Deps{Frames: frames, Prober: prober, Leases: db.Table(c.Network), Now: time.Now, Log: log})
 	if err != nil {
-		return nil, errors.Join(err, frames.Close(), prober.Close())
+		return nil, errors.Join(err, prober.Close())
 	}
-	return dhcp4Service{s, prober, c.Bridge, []*host.FrameConn{frames, arp}}, nil
+	return linkService[dhcp4.Config]{s, bridge4, c.Bridge, []boundConn{frames, arp}, prober.Close}, nil
 }
 
-// dhcp4Service and dnsService give the servers the face of a guestsvc.Service,
-// which does not know their types of configuration.
-type dhcp4Service struct {
-	*dhcp4.Server
-	prober *dhcp4.ARPProber
-	bridge string
-	conns  []*host.FrameConn
+func startDHCP6(c dhcp6.Config, db *leases.DB, duid []byte, log *slog.Logger) (guestsvc.Service, error) {
+	conn, err := host.ListenDHCP6(c.Bridge)
+	if err != nil {
+		return nil, err
+	}
+	s, err := dhcp6.Start(c, dhcp6.Deps{Conn: conn, Leases: db.Table(c.Network), DUID: duid, Now: time.Now, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return linkService[dhcp6.Config]{s, bridge6, c.Bridge, []boundConn{conn}, nil}, nil
 }
 
-// Alive is false once the bridge is gone: a packet socket does not move to a
+func startRA(c ra.Config, log *slog.Logger) (guestsvc.Service, error) {
+	conn, err := host.ListenND(c.Bridge)
+	if err != nil {
+		return nil, err
+	}
+	s, err := ra.Start(c, ra.Deps{Conn: conn, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return linkService[ra.Config]{s, bridgeRA, c.Bridge, []boundConn{conn}, nil}, nil
+}
+
+func bridge4(c dhcp4.Config) string { return c.Bridge }
+func bridge6(c dhcp6.Config) string { return c.Bridge }
+func bridgeRA(c ra.Config) string   { return c.Bridge }
+
+// boundConn is a connection that is tied to a link.
+type boundConn interface{ Bound() bool }
+
+// linkService gives a server that is tied to its bridge the face of a
+// guestsvc.Service.
+type linkService[C fmt.Stringer] struct {
+	server interface {
+		Reconfigure(C) error
+		Close() error
+	}
+	bridgeOf func(C) string
+	bridge   string
+	conns    []boundConn
+	also     func() error // closes what the server does not; may be nil
+}
+
+func (s linkService[C]) Reconfigure(config fmt.Stringer) error {
+	c := config.(C)
+	if s.bridgeOf(c) != s.bridge {
+		return guestsvc.ErrOtherLink
+	}
+	return s.server.Reconfigure(c)
+}
+
+// Alive is false once the bridge is gone: such a connection does not move to a
 // new link of the same name.
-func (s dhcp4Service) Alive() bool {
+func (s linkService[C]) Alive() bool {
 	for _, c := range s.conns {
 		if !c.Bound() {
 			return false
@@ -69,16 +122,15 @@ func (s dhcp4Service) Alive() bool {
 	return true
 }
 
-func (s dhcp4Service) Close() error { return errors.Join(s.Server.Close(), s.prober.Close()) }
-
-func (s dhcp4Service) Reconfigure(c fmt.Stringer) error {
-	config := c.(dhcp4.Config)
-	if config.Bridge != s.bridge {
-		return guestsvc.ErrOtherLink
+func (s linkService[C]) Close() error {
+	err := s.server.Close()
+	if s.also != nil {
+		err = errors.Join(err, s.also())
 	}
-	return s.Server.Reconfigure(config)
+	return err
 }
 
+// dnsService gives the DNS server the face of a guestsvc.Service.
 type dnsService struct{ *dns.Server }
 
 func (s dnsService) Reconfigure(c fmt.Stringer) error { return s.Server.Reconfigure(c.(dns.Config)) }

@@ -11,23 +11,19 @@ var unapplied = []struct {
 	element string
 	given   func(n *netdef.Network) bool
 }{
-	{"<network ipv6='yes'>", func(n *netdef.Network) bool { return n.IPv6 }},
 	{"<network trustGuestRxFilters='yes'>", func(n *netdef.Network) bool { return n.TrustGuestRxFilters == netdef.Yes }},
 	{"<forward mode='bridge'>", hasMode(netdef.ModeBridge)},
 	{"<forward mode='private'>", hasMode(netdef.ModePrivate)},
 	{"<forward mode='vepa'>", hasMode(netdef.ModeVEPA)},
 	{"<forward mode='passthrough'>", hasMode(netdef.ModePassthrough)},
 	{"<forward mode='hostdev'>", hasMode(netdef.ModeHostdev)},
-	{"<nat ipv6='yes'>", func(n *netdef.Network) bool { return n.Forward.NAT != nil && n.Forward.NAT.IPv6 == netdef.Yes }},
 	{"<bridge zone=>", func(n *netdef.Network) bool { return n.Bridge.Zone != "" }},
 	{"<bridge macTableManager='libvirt'>", func(n *netdef.Network) bool { return n.Bridge.MacTableManager == "libvirt" }},
 	{"<domain register='yes'>", func(n *netdef.Network) bool { return n.Domain.Register == netdef.Yes }},
 	{"<vlan>", func(n *netdef.Network) bool { return n.VLAN != nil }},
 	{"<bandwidth>", func(n *netdef.Network) bool { return n.Bandwidth != nil }},
 	{"<port isolated='yes'>", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes }},
-	{"<ip family='ipv6'>", anyIP(func(ip netdef.IP) bool { return ip.Address.Is6() })},
 	{"<tftp>", anyIP(func(ip netdef.IP) bool { return ip.TFTPRoot != "" })},
-	{"<route>", func(n *netdef.Network) bool { return len(n.Routes) > 0 }},
 	{"<virtualport>", func(n *netdef.Network) bool { return n.VirtualPort != nil }},
 	{"<portgroup>", func(n *netdef.Network) bool { return len(n.PortGroups) > 0 }},
 	{"<dnsmasq:options>", func(n *netdef.Network) bool { return len(n.DnsmasqOptions) > 0 }},

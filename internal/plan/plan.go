@@ -5,6 +5,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -21,6 +22,8 @@ type Facts struct {
 	// Ports are the links that are ports of the network's bridge, or should
 	// become so again.
 	Ports []Port
+	// Taps are the links of ports that Viaduct makes itself.
+	Taps []Tap
 	// Passes are the foreign chains that have to let our packets through.
 	Passes []hoststate.Pass
 	// Uplinks are the host's links that may lead out: all that are no ports and not ours.
@@ -42,6 +45,14 @@ type Port struct {
 	// Plugged says that Viaduct puts it there, and so sets it up. Other ports
 	// are set up by whoever made them.
 	Plugged bool
+}
+
+// Tap is a link that Viaduct makes for a port, as long as the port exists,
+// whether or not the network is active.
+type Tap struct {
+	Link  string
+	Port  netdef.UUID
+	Owner uint32 // the uid of the user who may attach a guest
 }
 
 // portMAC is the address of the host's end of a link that Viaduct plugs: of all
@@ -74,6 +85,22 @@ func (f Fragment) All() hoststate.State {
 // Alias marks a link as made by Viaduct for the network with this UUID.
 func Alias(id netdef.UUID) string { return "viaduct " + id.String() }
 
+// PortAlias marks a tap as made by Viaduct for the port with this UUID.
+func PortAlias(id netdef.UUID) string { return "viaduct port " + id.String() }
+
+// Taps plans what a network has even while it is not active: the taps, so that
+// guests that hold them find their way back when it is started again.
+func Taps(n *netdef.Network, taps []Tap) Fragment {
+	f := Fragment{Own: hoststate.State{}}
+	for _, t := range taps {
+		f.Own.Add(hoststate.Tap{Name: t.Link, Alias: PortAlias(t.Port), Owner: t.Owner, MTU: cmp.Or(n.MTU, defaultMTU)})
+	}
+	return f
+}
+
+// defaultMTU is that of Ethernet, in bytes.
+const defaultMTU = 1500
+
 // Network plans a network: what the host has while the network is active. The
 // definition is complete (bridge name, MAC and UUID chosen) and has passed
 // Check.
@@ -87,7 +114,8 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	if facts.DNSPort == 0 {
 		facts.DNSPort = dnsPort
 	}
-	f := Fragment{Own: hoststate.State{}, Shared: hoststate.State{}}
+	f := Taps(n, facts.Taps)
+	f.Shared = hoststate.State{}
 	bridge := n.Bridge.Name
 	stp := needsSTP(n, facts.Ports)
 

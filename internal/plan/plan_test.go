@@ -48,6 +48,14 @@ var networks = []struct {
 	{name: "nat-beside-docker", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`,
 		facts: Facts{Passes: []hoststate.Pass{{Table: hoststate.TableRef{Family: hoststate.IPv4Family, Name: "filter"}, Chain: "DOCKER-USER"}}}},
+	{name: "nat6", xml: head + `<forward mode='nat'><nat ipv6='yes'/></forward><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
+		<domain name='lab.example'/><ip address='192.168.122.1' prefix='24'/><ip family='ipv6' address='fd00:122::1' prefix='64'>
+		<dhcp><range start='fd00:122::100' end='fd00:122::1ff'/><host id='0:1:0:1:18:aa' name='web' ip='fd00:122::10'/></dhcp></ip></network>`,
+		facts: Facts{ForceForwarding: true, Uplinks: []string{"eth0", "eth1"}}},
+	{name: "route6-old-kernel", xml: head + `<forward mode='route' dev='eth0'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/><dns enable='no'/>
+		<ip family='ipv6' address='2001:db8:1::1' prefix='64'/>
+		<route family='ipv6' address='2001:db8:2::' prefix='64' gateway='2001:db8:1::2' metric='5'/></network>`,
+		facts: Facts{Uplinks: []string{"eth0", "eth1"}, RALinks: []string{"eth0", "eth1"}}},
 	{name: "isolated", xml: head + `<bridge name='virbr2'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.100.1' prefix='24'><dhcp><range start='192.168.100.100' end='192.168.100.200'/></dhcp></ip></network>`},
 	{name: "route", xml: head + `<forward mode='route' dev='eth0'/><bridge name='virbr3'/><mac address='52:54:00:01:02:03'/>
@@ -114,7 +122,7 @@ func TestPlansFitTogether(t *testing.T) {
 		def.Bridge.Name = "virbr" + string(rune('a'+i))
 		def.IPs = append([]netdef.IP(nil), def.IPs...)
 		for j := range def.IPs {
-			def.IPs[j].Address = netip.AddrFrom4([4]byte{10, byte(100 + i), byte(j), 1})
+			def.IPs[j].Address, def.IPs[j].Family = netip.AddrFrom4([4]byte{10, byte(100 + i), byte(j), 1}), ""
 			def.IPs[j].Ranges, def.IPs[j].Hosts = nil, nil
 		}
 		f, err := Network(def, Facts{})
@@ -152,16 +160,12 @@ func TestBaseChainsDoNotGrow(t *testing.T) {
 
 func TestCheckNamesTheElement(t *testing.T) {
 	for _, c := range []struct{ element, xml string }{
-		{"<network ipv6='yes'>", `<network ipv6='yes'><name>n</name></network>`},
 		{"<forward mode='bridge'>", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/></network>`},
 		{"<forward mode='passthrough'>", `<network><name>n</name><forward mode='passthrough'><interface dev='eth0'/></forward></network>`},
-		{"<nat ipv6='yes'>", `<network><name>n</name><forward mode='nat'><nat ipv6='yes'/></forward><ip address='10.0.0.1' prefix='24'/></network>`},
 		{"<bridge macTableManager='libvirt'>", `<network><name>n</name><bridge name='b' macTableManager='libvirt'/></network>`},
 		{"<bandwidth>", `<network><name>n</name><bandwidth><inbound average='10'/></bandwidth></network>`},
 		{"<port isolated='yes'>", `<network><name>n</name><port isolated='yes'/></network>`},
-		{"<ip family='ipv6'>", `<network><name>n</name><ip family='ipv6' address='2001:db8::1' prefix='64'/></network>`},
 		{"<tftp>", `<network><name>n</name><ip address='10.0.0.1' prefix='24'><tftp root='/srv'/></ip></network>`},
-		{"<route>", `<network><name>n</name><ip address='10.0.0.1' prefix='24'/><route address='10.9.0.0' prefix='16' gateway='10.0.0.9'/></network>`},
 		{"<portgroup>", `<network><name>n</name><portgroup name='p'/></network>`},
 		{"<dnsmasq:options>", `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><dnsmasq:options><dnsmasq:option value='foo'/></dnsmasq:options></network>`},
 	} {

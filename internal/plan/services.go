@@ -16,6 +16,8 @@ import (
 const (
 	ServiceDHCP4 = "dhcp4"
 	ServiceDNS   = "dns"
+	ServiceRA    = "ra"
+	ServiceDHCP6 = "dhcp6"
 )
 
 // ServesDNS reports whether the network offers name resolution to its guests.
@@ -39,6 +41,7 @@ func addServices(f *Fragment, n *netdef.Network, facts Facts) {
 	if ip := dhcp4IP(n); ip != nil {
 		f.Own.Add(hoststate.Service{Type: ServiceDHCP4, Network: n.UUID.String(), Config: dhcp4Config(n, *ip)})
 	}
+	addServices6(f, n)
 	if ServesDNS(n) {
 		f.Own.Add(hoststate.Service{Type: ServiceDNS, Network: n.UUID.String(), Config: dnsConfig(n, facts)})
 	}

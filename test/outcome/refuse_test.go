@@ -108,7 +108,6 @@ var wrongDefinitions = []struct {
 
 // unappliedDefinitions say what this version understands and does not do yet.
 var unappliedDefinitions = []struct{ xml, element string }{
-	{"<network ipv6='yes'><name>a</name>" + someBridge + "</network>", "<network ipv6='yes'>"},
 	{"<network trustGuestRxFilters='yes'><name>a</name>" + someBridge + "</network>", "<network trustGuestRxFilters='yes'>"},
 	{network("<forward mode='bridge'/><bridge name='br0'/>"), "<forward mode='bridge'>"},
 	{network("<forward mode='bridge'><interface dev='eth0'/></forward>"), "<forward mode='bridge'>"},
@@ -116,16 +115,13 @@ var unappliedDefinitions = []struct{ xml, element string }{
 	{network("<forward mode='vepa'><interface dev='eth0'/></forward>"), "<forward mode='vepa'>"},
 	{network("<forward mode='passthrough'><interface dev='eth0'/></forward>"), "<forward mode='passthrough'>"},
 	{network("<forward mode='hostdev'><pf dev='eth0'/></forward>"), "<forward mode='hostdev'>"},
-	{network("<forward mode='nat'><nat ipv6='yes'/></forward>" + someIP), "<nat ipv6='yes'>"},
 	{network("<bridge name='virbr50' zone='trusted'/>"), "<bridge zone=>"},
 	{network("<bridge name='virbr50' macTableManager='libvirt'/>"), "<bridge macTableManager='libvirt'>"},
 	{network(someBridge + "<domain name='x' localOnly='yes' register='yes'/>"), "<domain register='yes'>"},
 	{network(someBridge + "<vlan><tag id='4'/></vlan>"), "<vlan>"},
 	{network(someBridge + "<bandwidth><inbound average='10'/></bandwidth>"), "<bandwidth>"},
 	{network(someBridge + "<port isolated='yes'/>"), "<port isolated='yes'>"},
-	{network(someBridge + "<ip family='ipv6' address='fd00::1' prefix='64'/>"), "<ip family='ipv6'>"},
 	{network(someBridge + "<ip address='192.168.50.1' prefix='24'><tftp root='/srv'/></ip>"), "<tftp>"},
-	{network(someBridge + someIP + "<route address='10.0.0.0' prefix='8' gateway='192.168.50.2'/>"), "<route>"},
 	{network(someBridge + "<virtualport type='openvswitch'/>"), "<virtualport>"},
 	{network(someBridge + "<portgroup name='p'/>"), "<portgroup>"},
 	{"<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>a</name>" + someBridge +

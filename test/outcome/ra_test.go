@@ -1,0 +1,99 @@
+package outcome
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/ndp"
+
+	"viaduct/internal/lab"
+)
+
+// lanRouter is a router in the LAN at the host's eth1 that advertises itself.
+type lanRouter struct {
+	*lab.Node
+	t *testing.T
+}
+
+func (s *site) lanRouter() *lanRouter {
+	r := &lanRouter{s.Node("router"), s.t}
+	s.Connect(s.host.Node, "eth1", r.Node, "eth0", lab.WireOptions{})
+	return r
+}
+
+// advertise sends one router advertisement.
+func (r *lanRouter) advertise(lifetime time.Duration) {
+	r.t.Helper()
+	err := r.Do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		var conn *ndp.Conn
+		lab.Eventually(r.t, 10*time.Second, func() error { // until the link-local address is confirmed
+			conn, _, err = ndp.Listen(link, ndp.LinkLocal)
+			return err
+		})
+		defer conn.Close()
+		return conn.WriteTo(&ndp.RouterAdvertisement{
+			CurrentHopLimit: 64, RouterLifetime: lifetime,
+			Options: []ndp.Option{&ndp.PrefixInformation{
+				PrefixLength: 64, OnLink: true, AutonomousAddressConfiguration: true,
+				ValidLifetime: lifetime, PreferredLifetime: lifetime, Prefix: netip.MustParseAddr("2001:db8:77::"),
+			}},
+		}, nil, netip.IPv6LinkLocalAllNodes())
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// A host that has its own way out from router advertisements keeps it while a
+// network makes it forward IPv6, and afterwards; its settings are put back.
+func TestHostKeepsItsOwnIPv6Route(t *testing.T) {
+	s := startSite(t)
+	router := s.lanRouter()
+	learned := func() error {
+		routes := s.mustRun("ip", "-6", "route", "show", "default", "dev", "eth1", "proto", "ra")
+		addresses := s.mustRun("ip", "-6", "address", "show", "dev", "eth1", "scope", "global")
+		if !strings.Contains(routes, "via fe80:") || !strings.Contains(addresses, "2001:db8:77:") {
+			return fmt.Errorf("routes %q, addresses %q", routes, addresses)
+		}
+		return nil
+	}
+	router.advertise(30 * time.Second)
+	lab.Eventually(t, 10*time.Second, learned)
+	settings := func() string {
+		return s.mustRun("sh", "-c", "grep -r . /proc/sys/net/ipv6/conf/eth*/*forwarding /proc/sys/net/ipv6/conf/*/accept_ra /proc/sys/net/ipv6/conf/all/forwarding")
+	}
+	before := settings()
+	s.create(xml6("a", 50, `<forward mode='route'/>`))
+	if err := learned(); err != nil {
+		t.Fatalf("after the start: %v", err)
+	}
+	for i := range 3 {
+		lifetime := time.Duration(40+10*i) * time.Second
+		router.advertise(lifetime)
+		lab.Eventually(t, 10*time.Second, func() error {
+			if err := learned(); err != nil {
+				return err
+			}
+			routes := s.mustRun("ip", "-6", "route", "show", "default", "dev", "eth1")
+			if !strings.Contains(routes, fmt.Sprintf("expires %d", int(lifetime.Seconds())-1)) && !strings.Contains(routes, fmt.Sprintf("expires %d", int(lifetime.Seconds()))) {
+				return fmt.Errorf("advertisement %d is not heard: %s", i+1, routes)
+			}
+			return nil
+		})
+	}
+	s.viaduct("net-destroy", "a")
+	if err := learned(); err != nil {
+		t.Errorf("after the stop: %v", err)
+	}
+	if after := settings(); after != before {
+		t.Errorf("settings before:\n%s\nafter:\n%s", before, after)
+	}
+}
