@@ -1,6 +1,7 @@
 package outcome
 
 import (
+	"errors"
 	"regexp"
 	"strconv"
 	"strings"
@@ -72,10 +73,13 @@ var appliedLine = regexp.MustCompile(`level=DEBUG msg=applied network=\S+ operat
 // applied is what the daemon did first after it had said so many bytes.
 func (h *drawnHost) applied(after int) string {
 	h.t.Helper()
-	m := appliedLine.FindStringSubmatch(h.daemon.Output()[after:])
-	if m == nil {
-		h.t.Fatal("the daemon does not say what it has done")
-	}
+	var m []string
+	lab.Eventually(h.t, 5*time.Second, func() error { // what it says comes by another way than its answer
+		if m = appliedLine.FindStringSubmatch(h.daemon.Output()[after:]); m == nil {
+			return errors.New("the daemon does not say what it has done")
+		}
+		return nil
+	})
 	text, err := strconv.Unquote(m[1])
 	h.must(err)
 	return text
