@@ -221,8 +221,9 @@ func (r *trial) run(after func()) []world {
 	return []world{r.world}
 }
 
-// patience is how long a daemon may live on after it came by its point.
-const patience = time.Second
+// patience is how long a daemon may live on after it came by its point, and how
+// long a change may take to be heard of. Other tests keep the kernel busy.
+const patience = 20 * time.Second
 
 // complete is nil when nothing is missing of any active network.
 func (r *trial) complete() error {
