@@ -80,12 +80,15 @@ func startRA(c ra.Config, log *slog.Logger) (guestsvc.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return linkService[ra.Config]{s, bridgeRA, c.Bridge, []boundConn{conn}, nil}, nil
+	return raService{linkService[ra.Config]{s, routerOf, routerOf(c), []boundConn{conn}, nil}, s}, nil
 }
 
 func bridge4(c dhcp4.Config) string { return c.Bridge }
 func bridge6(c dhcp6.Config) string { return c.Bridge }
-func bridgeRA(c ra.Config) string   { return c.Bridge }
+
+// routerOf names the link and the address that guests know their router by:
+// with another one it is another router.
+func routerOf(c ra.Config) string { return c.Bridge + " " + c.Source.String() }
 
 // boundConn is a connection that is tied to a link.
 type boundConn interface{ Bound() bool }
@@ -97,15 +100,15 @@ type linkService[C fmt.Stringer] struct {
 		Reconfigure(C) error
 		Close() error
 	}
-	bridgeOf func(C) string
-	bridge   string
-	conns    []boundConn
-	also     func() error // closes what the server does not; may be nil
+	linkOf func(C) string // what it is tied to
+	link   string
+	conns  []boundConn
+	also   func() error // closes what the server does not; may be nil
 }
 
 func (s linkService[C]) Reconfigure(config fmt.Stringer) error {
 	c := config.(C)
-	if s.bridgeOf(c) != s.bridge {
+	if s.linkOf(c) != s.link {
 		return guestsvc.ErrOtherLink
 	}
 	return s.server.Reconfigure(c)
@@ -129,6 +132,14 @@ func (s linkService[C]) Close() error {
 	}
 	return err
 }
+
+// raService is a router, which may leave without telling its guests.
+type raService struct {
+	linkService[ra.Config]
+	router *ra.Server
+}
+
+func (s raService) Leave() error { return s.router.Leave() }
 
 // dnsService gives the DNS server the face of a guestsvc.Service.
 type dnsService struct{ *dns.Server }

@@ -29,6 +29,12 @@ type Service interface {
 	Close() error
 }
 
+// Leaver is a service that tells guests when it ends, and can end without: when
+// the process ends, the network goes on and the next process serves it.
+type Leaver interface {
+	Leave() error
+}
+
 // ErrOtherLink is what a service that is bound to its link returns when it is
 // to serve another one.
 var ErrOtherLink = errors.New("the service cannot leave its link")
@@ -117,7 +123,7 @@ func (m *Manager) applyOne(op hoststate.Op) error {
 	key := op.Key()
 	defer m.take(key)()
 	if op.Verb == hoststate.Delete {
-		m.end(key)
+		m.end(key, Service.Close)
 		return nil
 	}
 	m.mu.Lock()
@@ -182,8 +188,9 @@ func (m *Manager) take(key hoststate.Key) (giveBack func()) {
 	}
 }
 
-// end ends a service, if it runs. One that complains has ended nevertheless.
-func (m *Manager) end(key hoststate.Key) {
+// end ends a service in the given way, if it runs. One that complains has ended
+// nevertheless.
+func (m *Manager) end(key hoststate.Key, how func(Service) error) {
 	m.mu.Lock()
 	i, running := m.running[key]
 	delete(m.running, key)
@@ -191,7 +198,7 @@ func (m *Manager) end(key hoststate.Key) {
 	if !running {
 		return
 	}
-	if err := i.service.Close(); err != nil {
+	if err := how(i.service); err != nil {
 		m.log.Warn("close service", "service", key.Name, "error", err)
 	}
 }
@@ -202,6 +209,14 @@ func (m *Manager) remember(key hoststate.Key, i instance) {
 	m.running[key] = i
 }
 
+// leave ends a service because the process ends.
+func leave(s Service) error {
+	if l, ok := s.(Leaver); ok {
+		return l.Leave()
+	}
+	return s.Close()
+}
+
 // Close ends all services, when the process ends, and lets none begin.
 func (m *Manager) Close() {
 	m.mu.Lock()
@@ -210,7 +225,7 @@ func (m *Manager) Close() {
 	m.mu.Unlock()
 	for _, k := range keys {
 		giveBack := m.take(k)
-		m.end(k)
+		m.end(k, leave)
 		giveBack()
 	}
 }

@@ -59,17 +59,18 @@ func (o Op) String() string {
 	}
 }
 
-// removalRank orders removals. Taking the link down first cuts the guests at
-// once; services and rules go while nobody can use them; the bridge, whose
-// removal costs the kernel tens of milliseconds, goes last.
+// removalRank orders removals. Services go first, since a router has to tell its
+// guests that it leaves; then taking the link down cuts the guests at once, and
+// rules go while nobody can use them; the bridge, whose removal costs the
+// kernel tens of milliseconds, goes last.
 var removalRank = [...]int{
-	KindLinkUp: 1, KindService: 2, KindMember: 3, KindPass: 4, KindElement: 5, KindChain: 6, KindSet: 7, KindTable: 8,
-	KindRoute: 9, KindAddress: 10, KindSysctl: 11, KindBridge: 12,
+	KindService: 1, KindLinkUp: 2, KindMember: 3, KindPass: 4, KindElement: 5, KindChain: 6, KindSet: 7, KindTable: 8,
+	KindRoute: 9, KindAddress: 10, KindSysctl: 11, KindTap: 12, KindBridge: 13,
 }
 
 // SortOps puts operations into the order in which they have to be carried out:
-// removals of elements, chains and services that stand in the way first, then
-// creations and changes by kind, then all other removals.
+// removals of services and of links' being up, then creations and changes by
+// kind, then all other removals.
 func SortOps(ops []Op) {
 	phase := func(o Op) int {
 		switch {

@@ -11,8 +11,8 @@ import (
 func TestSortOps(t *testing.T) {
 	table := TableRef{Family: Inet, Name: "t"}
 	wanted := []Op{
-		{Verb: Delete, Old: LinkUp{Link: "old"}},
 		{Verb: Delete, Old: Service{Type: "dns", Network: "n"}},
+		{Verb: Delete, Old: LinkUp{Link: "old"}},
 		{Verb: Create, New: Bridge{Name: "new"}},
 		{Verb: Change, Old: Sysctl{Name: "net/ipv6/conf/eth0/accept_ra"}, New: Sysctl{Name: "net/ipv6/conf/eth0/accept_ra", Value: "2"}},
 		{Verb: Change, Old: Sysctl{Name: "net/ipv6/conf/all/forwarding"}, New: Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"}},
