@@ -25,6 +25,7 @@ var daemonFlags = []flag{
 	{name: "table-owner", value: "MODE", help: "let the kernel protect our nftables tables: MODE is yes, no, or auto for if it can", fallback: "auto", choices: []string{"auto", "yes", "no"}},
 	{name: "resolv-conf", value: "FILE", help: "FILE lists the servers that guests' DNS queries go to", fallback: "/etc/resolv.conf"},
 	{name: "no-default", help: "do not create the network default at the first start"},
+	{name: "unsafe-no-sync", help: "promise leases that a power cut loses", hidden: true},
 	{name: "log-level", value: "LEVEL", help: "log from LEVEL on: debug, info, warn or error", fallback: "info", choices: logLevels},
 }
 
@@ -49,7 +50,8 @@ func runDaemon(c *call) error {
 	config := daemon.Config{
 		ConfigDir: c.text("config-dir"), StateDir: c.text("state-dir"), RunDir: c.text("run-dir"),
 		TableOwner: c.text("table-owner"), ResolvConf: c.text("resolv-conf"), NoDefault: c.is("no-default"),
-		LibvirtDirs: []string{c.text("libvirt-dir")}, Log: log,
+		UnsafeNoSync: c.is("unsafe-no-sync"),
+		LibvirtDirs:  []string{c.text("libvirt-dir")}, Log: log,
 		Doors: []daemon.Door{{
 			Name:    "api",
 			Sockets: []daemon.Socket{{Path: c.socket, Mode: 0o660, Group: c.text("socket-group")}},

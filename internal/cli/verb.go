@@ -51,6 +51,7 @@ type flag struct {
 	help     string
 	fallback string
 	choices  []string // what the shell offers
+	hidden   bool     // for tests alone
 }
 
 // call is a verb being run.
@@ -160,6 +161,9 @@ func (a *app) command(v verb) *cobra.Command {
 	for _, f := range v.flags {
 		if f.value == "" {
 			cmd.Flags().Bool(f.name, false, f.help)
+			if f.hidden {
+				cmd.Flags().MarkHidden(f.name)
+			}
 			continue
 		}
 		cmd.Flags().String(f.name, f.fallback, strings.Replace(f.help, f.value, "`"+f.value+"`", 1))
