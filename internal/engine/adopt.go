@@ -28,8 +28,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	// edited meanwhile and does not fit to it any more is left aside.
 	active, inactive, understood := e.recall()
 	aside, first := e.load(active)
-	e.recallPorts(inactive, aside)
-	if err := e.adopt(ctx, active, understood); err != nil {
+	keeping, all := e.recallPorts(inactive, aside)
+	if err := e.adopt(ctx, append(active, keeping...), understood && all); err != nil {
 		return fmt.Errorf("adopt networks: %w", err)
 	}
 	if first {

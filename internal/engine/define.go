@@ -55,7 +55,7 @@ func (e *Engine) Create(ctx context.Context, xml []byte) (Info, error) {
 
 // Undefine takes away a network's persistence. An active network becomes
 // transient, an inactive one is gone.
-func (e *Engine) Undefine(_ context.Context, id netdef.UUID) error {
+func (e *Engine) Undefine(ctx context.Context, id netdef.UUID) error {
 	n, err := e.seize(id)
 	if err != nil {
 		return err
@@ -82,7 +82,8 @@ func (e *Engine) Undefine(_ context.Context, id netdef.UUID) error {
 		err = e.Store.PutStatus(status)
 	} else {
 		e.Options.Leases.Drop(n.id)
-		err = e.Store.DeleteStatus(n.name)
+		_, err = e.transition(context.WithoutCancel(ctx), n, plan.Fragment{})
+		err = errors.Join(err, e.Store.DeleteStatus(n.name))
 	}
 	if err != nil { // it is of no consequence without the definition
 		e.Log.Warn("keep status of undefined network", "network", n.name, "error", err)

@@ -182,7 +182,7 @@ func (n *network) info() Info {
 	d := n.definition()
 	return Info{
 		Name: n.name, UUID: n.id, Title: d.Title, Bridge: d.Bridge.Name, Mode: d.Forward.Mode,
-		Active: n.live != nil, Persistent: n.config != nil, Autostart: n.autostart,
+		Active: n.live != nil, Persistent: n.config != nil, Autostart: n.autostart, Connections: len(n.ports),
 	}
 }
 

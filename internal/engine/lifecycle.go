@@ -122,9 +122,10 @@ func (e *Engine) takeDown(ctx context.Context, n *network) error {
 	return nil
 }
 
-// tearDown takes the network off the host. The caller holds n.busy.
+// tearDown takes the network off the host, but for the taps it keeps for its
+// guests. The caller holds n.busy.
 func (e *Engine) tearDown(ctx context.Context, n *network) error {
-	if _, err := e.transition(ctx, n, plan.Fragment{}); err != nil {
+	if _, err := e.transition(ctx, n, e.inactive(n)); err != nil {
 		return err
 	}
 	e.mu.Lock()
@@ -215,7 +216,7 @@ func (e *Engine) statusLocked(n *network) store.Status {
 		s.Live = n.live.Format(netdef.FormatOptions{})
 	}
 	for _, p := range n.ports {
-		s.Ports = append(s.Ports, store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged})
+		s.Ports = append(s.Ports, p.status())
 	}
 	return s
 }

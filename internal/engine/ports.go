@@ -5,20 +5,35 @@ import (
 	"slices"
 	"time"
 
+	"viaduct/internal/host"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 )
 
 // port is a link that is, or was, in a network's bridge. The index tells it
-// from a later link of the same name.
+// from a later link of the same name, but for those that Viaduct makes.
 type port struct {
+	id    netdef.UUID
 	name  string
 	index int
 	mac   hoststate.MAC
 	// plugged says that Viaduct was asked to put it there, so it is put back
 	// if it leaves. Other links are somebody else's and may come and go.
 	plugged bool
+	// made says that Viaduct makes the link: a tap for a guest with that
+	// address, to which that user may attach it.
+	made  bool
+	owner uint32
+	guest netdef.MAC
+}
+
+// is reports whether the port is that link.
+func (p port) is(l host.Link) bool {
+	if p.made {
+		return l.Alias == plan.PortAlias(p.id)
+	}
+	return l.Name == p.name && l.Index == p.index
 }
 
 // guestKinds are the kinds of links whose other end is a guest. What is
@@ -41,11 +56,29 @@ func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 		}
 	}
 	for _, p := range known {
-		if l, ok := e.Host.Link(p.name); ok && l.Index == p.index && e.ours(n, l.Master) {
-			f.Ports = append(f.Ports, plan.Port{Link: l.Name, Guest: p.plugged || guestKinds[l.Kind], Plugged: p.plugged})
+		l, exists := e.Host.Link(p.name)
+		if exists && !p.is(l) || !exists && !p.made {
+			continue
+		}
+		if p.made {
+			f.Taps = append(f.Taps, plan.Tap{Link: p.name, Port: p.id, Owner: p.owner})
+		}
+		if e.ours(n, l.Master) {
+			f.Ports = append(f.Ports, plan.Port{Link: p.name, Guest: p.plugged || guestKinds[l.Kind], Plugged: p.plugged})
 		}
 	}
 	return f
+}
+
+// inactive is what the network has on the host while it is not active.
+func (e *Engine) inactive(n *network) plan.Fragment {
+	e.mu.Lock()
+	config := n.config
+	e.mu.Unlock()
+	if config == nil {
+		return plan.Fragment{}
+	}
+	return plan.Taps(config, e.facts(n, 0).Taps)
 }
 
 // ours reports whether a port of that bridge, "" for none, may be plugged into
@@ -65,20 +98,24 @@ func (e *Engine) ours(n *network, bridge string) bool {
 }
 
 // portsIn lists the links in a bridge, and of the known ports those that
-// Viaduct plugged and that exist still.
+// Viaduct plugged and that exist still, or that it can make again.
 func (e *Engine) portsIn(bridge string, known []port) []port {
 	var ports []port
 	for _, l := range e.Host.Ports(bridge) {
-		ports = append(ports, port{name: l.Name, index: l.Index, mac: l.MAC})
+		p := port{id: netdef.NewUUID(), name: l.Name, index: l.Index}
+		if i := slices.IndexFunc(known, func(k port) bool { return k.is(l) }); i >= 0 {
+			p = known[i]
+		}
+		if !p.made {
+			p.mac = l.MAC
+		}
+		ports = append(ports, p)
 	}
 	for _, k := range known {
-		if !k.plugged {
+		if !k.plugged || slices.ContainsFunc(ports, func(p port) bool { return p.id == k.id }) {
 			continue
 		}
-		i := slices.IndexFunc(ports, func(p port) bool { return p.name == k.name && p.index == k.index })
-		if i >= 0 {
-			ports[i].plugged = true
-		} else if l, ok := e.Host.Link(k.name); ok && l.Index == k.index {
+		if l, ok := e.Host.Link(k.name); k.made || ok && k.is(l) {
 			ports = append(ports, k)
 		}
 	}
@@ -132,8 +169,13 @@ func (e *Engine) Plug(ctx context.Context, id netdef.UUID, link string, wait tim
 	case l.Master != "" && l.Master != live.Bridge.Name:
 		return netdef.Errorf(netdef.ErrOperationInvalid, "link '%s' is a port of bridge '%s' already", link, l.Master)
 	}
-	want := port{name: l.Name, index: l.Index, mac: l.MAC, plugged: true}
+	want := port{id: netdef.NewUUID(), name: l.Name, index: l.Index, mac: l.MAC, plugged: true}
 	return e.changePorts(ctx, n, func(ports []port) []port {
+		for _, p := range ports {
+			if p.is(l) {
+				want.id = p.id
+			}
+		}
 		ports = slices.DeleteFunc(ports, func(p port) bool { return p.name == link })
 		return append(ports, want)
 	})
@@ -163,9 +205,9 @@ func (e *Engine) awaitLink(ctx context.Context, name string, wait time.Duration)
 }
 
 // Unplug takes a link out of the network that it is in. It is no error if it
-// is in none, or gone.
+// is in none, or gone. A port that Viaduct made stays; that is for DeletePort.
 func (e *Engine) Unplug(ctx context.Context, link string) error {
-	named := func(p port) bool { return p.name == link }
+	named := func(p port) bool { return p.name == link && !p.made }
 	e.mu.Lock()
 	var in []netdef.UUID
 	for id, n := range e.networks {
@@ -196,18 +238,23 @@ func (e *Engine) changePorts(ctx context.Context, n *network, change func([]port
 	n.ports = change(slices.Clone(before))
 	active := n.live != nil
 	e.mu.Unlock()
+	keep := func() error { return e.Store.PutStatus(e.status(n)) }
 	if !active {
-		return errAs(netdef.ErrInternal, e.keepInactive(n))
+		keep = func() error { return e.keepInactive(n) }
 	}
-	err := e.Store.PutStatus(e.status(n))
-	if err == nil {
+	err := keep()
+	switch {
+	case err != nil:
+	case active:
 		_, err = e.reconcile(ctx, n)
+	default:
+		_, err = e.transition(ctx, n, e.inactive(n))
 	}
 	if err != nil {
 		e.mu.Lock()
 		n.ports = before
 		e.mu.Unlock()
-		if undo := e.Store.PutStatus(e.status(n)); undo != nil {
+		if undo := keep(); undo != nil {
 			e.Log.Warn("keep the ports of a network", "network", n.name, "error", undo)
 		}
 	}

@@ -113,14 +113,32 @@ func (e *Engine) halfDone(s store.Status) hoststate.State {
 func portsOf(s store.Status) []port {
 	var ports []port
 	for _, p := range s.Ports {
-		ports = append(ports, port{p.Name, p.Index, hoststate.MAC(p.MAC), p.Plugged})
+		known := port{id: p.UUID, name: p.Name, index: p.Index, mac: hoststate.MAC(p.MAC), plugged: p.Plugged}
+		if p.UUID.IsZero() {
+			known.id = netdef.NewUUID()
+		}
+		if p.Tap != nil {
+			known.made, known.owner, known.guest = true, p.Tap.Owner, p.Tap.Guest
+		}
+		ports = append(ports, known)
 	}
 	return ports
 }
 
+// status is what the store keeps of the port; portsOf reads it.
+func (p port) status() store.StatusPort {
+	s := store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged, UUID: p.id}
+	if p.made {
+		s.Tap = &store.StatusTap{Owner: p.owner, Guest: p.guest}
+	}
+	return s
+}
+
 // recallPorts takes up the ports of networks that are not active, and forgets
-// starts that were cut short.
-func (e *Engine) recallPorts(inactive []store.Status, aside leftAside) {
+// starts that were cut short. It returns the networks that have something on
+// the host nevertheless, and whether there are no others.
+func (e *Engine) recallPorts(inactive []store.Status, aside leftAside) (keeping []adopted, understood bool) {
+	understood = true
 	for _, s := range inactive {
 		n := e.networks[s.UUID]
 		var err error
@@ -130,11 +148,17 @@ func (e *Engine) recallPorts(inactive []store.Status, aside leftAside) {
 			if s.Next != "" {
 				err = e.keepInactive(n)
 			}
+			if taps := e.inactive(n); len(taps.Own) > 0 {
+				keeping = append(keeping, adopted{network: n, want: taps})
+			}
 		case !aside.has(s.Name):
 			err = e.Store.DeleteStatus(s.Name)
+		default:
+			understood = false
 		}
 		if err != nil {
 			e.Log.Error("keep status", "network", s.Name, "error", err)
 		}
 	}
+	return keeping, understood
 }

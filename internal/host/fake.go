@@ -2,8 +2,10 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -101,6 +103,19 @@ func (f *Fake) Uplinks() []Uplink {
 	return list
 }
 
+// Counters implements Host: nothing ever went over any link.
+func (f *Fake) Counters(name string) (Counters, error) {
+	if _, ok := f.Link(name); !ok {
+		return Counters{}, fmt.Errorf("link %s does not exist", name)
+	}
+	return Counters{}, nil
+}
+
+// OpenTap implements Host.
+func (f *Fake) OpenTap(int, bool) (*os.File, string, error) {
+	return nil, "", errors.New("a host in memory has no taps to attach to")
+}
+
 // Passes implements Host.
 func (f *Fake) Passes() []hoststate.Pass { return f.PassList }
 
@@ -180,10 +195,21 @@ func remove(s hoststate.State, key hoststate.Key) {
 	}
 	delete(s, key)
 	for k, o := range s {
-		if c, ok := o.(hoststate.Contained); ok && c.Container() == key {
+		if c, ok := o.(hoststate.Contained); ok && c.Container() == key || isOf(o, key) {
 			delete(s, k)
 		}
 	}
+}
+
+// isOf reports whether o is a state of the tap with that key.
+func isOf(o hoststate.Object, tap hoststate.Key) bool {
+	switch o := o.(type) {
+	case hoststate.LinkUp:
+		return hoststate.TapKey(o.Link) == tap
+	case hoststate.Member:
+		return hoststate.TapKey(o.Link) == tap
+	}
+	return false
 }
 
 // Inventory implements Host.
@@ -198,6 +224,8 @@ func (f *Fake) Inventory() Inventory {
 		case hoststate.Bridge:
 			_, up := f.state[hoststate.LinkUp{Link: o.Name}.Key()]
 			inv.Links = append(inv.Links, Link{Name: o.Name, Kind: kindBridge, Alias: o.Alias, MAC: o.MAC, MTU: o.MTU, Up: up})
+		case hoststate.Tap:
+			inv.Links = append(inv.Links, Link{Name: o.Name, Kind: kindTap, Alias: o.Alias, MTU: o.MTU})
 		case hoststate.Address:
 			inv.Addresses = append(inv.Addresses, LinkPrefix{o.Link, o.Prefix})
 			inv.Routes = append(inv.Routes, LinkPrefix{o.Link, o.Prefix.Masked()})

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"viaduct/internal/hoststate"
 )
@@ -35,6 +36,12 @@ type Host interface {
 	// Ports returns the links that are ports of the bridge, sorted by name, at
 	// a cost that does not depend on how many other links there are.
 	Ports(bridge string) []Link
+	// Counters reads from the kernel what went over the link.
+	Counters(link string) (Counters, error)
+	// OpenTap makes a tap that lasts as long as somebody has the file open, and
+	// returns its name. Its MTU is in bytes; with vnetHeader its frames have
+	// virtio's headers.
+	OpenTap(mtu int, vnetHeader bool) (f *os.File, name string, err error)
 	// Uplinks returns the links that may lead out, sorted by name: those that
 	// are neither ports of a bridge, nor loopback, nor ours.
 	Uplinks() []Uplink

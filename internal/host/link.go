@@ -22,7 +22,7 @@ type linkApplier struct {
 
 func (a *linkApplier) Kinds() []hoststate.Kind {
 	return []hoststate.Kind{
-		hoststate.KindBridge, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
+		hoststate.KindBridge, hoststate.KindTap, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
 	}
 }
 
@@ -59,6 +59,8 @@ func (a *linkApplier) apply(op hoststate.Op) error {
 	switch o := op.Object().(type) {
 	case hoststate.Bridge:
 		return a.applyBridge(op.Verb, o)
+	case hoststate.Tap:
+		return a.applyTap(op.Verb, o)
 	case hoststate.Address:
 		return a.applyAddress(op.Verb, o)
 	case hoststate.LinkUp:

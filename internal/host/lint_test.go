@@ -37,6 +37,9 @@ func TestListsAreReadInOnePlace(t *testing.T) {
 			if d, ok := decl.(*ast.FuncDecl); ok && name == "mirror.go" && d.Name.Name == "reload" {
 				continue // it goes by rtnl.dump
 			}
+			if d, ok := decl.(*ast.FuncDecl); ok && name == "counters.go" && d.Name.Name == "Counters" {
+				continue // it asks for one link
+			}
 			ast.Inspect(decl, func(n ast.Node) bool {
 				s, ok := n.(*ast.SelectorExpr)
 				if !ok {

@@ -241,10 +241,13 @@ func (m *mirror) handle(typ, flags uint16, body []byte) {
 	}
 }
 
-// noteLink notes that the link may be another bridge, up or down, or a port of
-// another bridge than before.
+// noteLink notes that the link may be another bridge or tap, up or down, or a
+// port of another bridge than before.
 func (m *mirror) noteLink(l link) {
 	m.changes.add(hoststate.BridgeKey(l.name), hoststate.LinkUp{Link: l.name}.Key())
+	if l.kind == kindTap {
+		m.changes.add(hoststate.TapKey(l.name))
+	}
 	if master, ok := m.links[l.master]; ok {
 		m.changes.add(hoststate.MemberKey(l.name, master.name))
 	}

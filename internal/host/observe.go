@@ -50,6 +50,9 @@ func (m *mirror) observe(key hoststate.Key) (hoststate.Object, bool) {
 		b := l.bridge()
 		b.PortMTU = m.smallestMTU(l.index)
 		return b, ok && l.kind == kindBridge && l.ours()
+	case hoststate.KindTap:
+		l, ok := m.links[m.names[key.Name]]
+		return l.tap(), ok && l.ownTap()
 	case hoststate.KindLinkUp:
 		l, ok := m.links[m.names[key.Name]]
 		return hoststate.LinkUp{Link: l.name}, ok && l.up
@@ -106,13 +109,16 @@ func (m *mirror) ownRoute(id routeID, info routeInfo) (hoststate.Route, bool) {
 	return r, info.protocol == ownProtocol && id.table == unix.RT_TABLE_MAIN
 }
 
-// owned returns our bridges and routes.
+// owned returns our bridges, taps and routes.
 func (m *mirror) owned() hoststate.State {
 	s := hoststate.State{}
 	m.now(func() {
 		for _, l := range m.links {
-			if l.kind == kindBridge && l.ours() {
+			switch {
+			case l.kind == kindBridge && l.ours():
 				s.Add(l.bridge())
+			case l.ownTap():
+				s.Add(l.tap())
 			}
 		}
 		for id, info := range m.routes {

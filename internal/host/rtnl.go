@@ -63,6 +63,15 @@ func (r *rtnl) do(typ netlink.HeaderType, flags netlink.HeaderFlags, body []byte
 	return kernelError(err)
 }
 
+// get asks for one object.
+func (r *rtnl) get(typ netlink.HeaderType, body []byte) (reply []netlink.Message, err error) {
+	err = r.with(func(c *netlink.Conn) (err error) {
+		reply, err = c.Execute(netlink.Message{Header: netlink.Header{Type: typ, Flags: netlink.Request}, Data: body})
+		return err
+	})
+	return reply, kernelError(err)
+}
+
 // kernelError reduces a netlink error to what the kernel said.
 func kernelError(err error) error {
 	var op *netlink.OpError

@@ -20,6 +20,8 @@ const (
 	brForwardDelay = 1 // IFLA_BR_FORWARD_DELAY
 	brSTPState     = 5 // IFLA_BR_STP_STATE
 
+	tunOwner = 1 // IFLA_TUN_OWNER
+
 	extSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
 )
 
@@ -39,6 +41,8 @@ type link struct {
 	// Of a bridge only:
 	stp          bool
 	forwardDelay int // hundredths of a second
+	// Of a tap only: the user who may attach to it.
+	owner uint32
 }
 
 // decodeLink reads an RTM_NEWLINK or RTM_DELLINK. It reports false for one
@@ -93,8 +97,11 @@ func (l *link) decodeInfo(d *netlink.AttributeDecoder) error {
 		case unix.IFLA_INFO_KIND:
 			l.kind = d.String()
 		case unix.IFLA_INFO_DATA:
-			if l.kind == kindBridge {
+			switch l.kind {
+			case kindBridge:
 				d.Nested(l.decodeBridge)
+			case kindTap:
+				d.Nested(l.decodeTap)
 			}
 		}
 	}
@@ -108,6 +115,15 @@ func (l *link) decodeBridge(d *netlink.AttributeDecoder) error {
 			l.forwardDelay = int(d.Uint32())
 		case brSTPState:
 			l.stp = d.Uint32() != 0
+		}
+	}
+	return nil
+}
+
+func (l *link) decodeTap(d *netlink.AttributeDecoder) error {
+	for d.Next() {
+		if d.Type() == tunOwner {
+			l.owner = d.Uint32()
 		}
 	}
 	return nil

@@ -18,6 +18,7 @@ type Kind uint8
 // may rely on what is earlier. Removal has an order of its own, see Op.
 const (
 	KindBridge  Kind = iota + 1 // a bridge link
+	KindTap                     // a tap device
 	KindSysctl                  // a kernel setting under /proc/sys
 	KindTable                   // an nftables table
 	KindSet                     // an nftables set or map, without its elements
@@ -32,7 +33,7 @@ const (
 )
 
 var kindNames = [...]string{
-	KindBridge: "bridge", KindSysctl: "sysctl", KindTable: "table", KindSet: "set", KindChain: "chain",
+	KindBridge: "bridge", KindTap: "tap", KindSysctl: "sysctl", KindTable: "table", KindSet: "set", KindChain: "chain",
 	KindElement: "element", KindPass: "pass", KindAddress: "address", KindLinkUp: "up", KindRoute: "route",
 	KindMember: "member", KindService: "service",
 }

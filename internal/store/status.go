@@ -47,6 +47,16 @@ type StatusPort struct {
 	MAC   netdef.MAC `json:"mac"`
 	// Plugged is whether Viaduct put it there, and not somebody else.
 	Plugged bool `json:"plugged,omitempty"`
+	// UUID identifies the port to clients.
+	UUID netdef.UUID `json:"uuid,omitzero"`
+	// Tap is set if Viaduct made the link, and makes it again if it is gone.
+	Tap *StatusTap `json:"tap,omitempty"`
+}
+
+// StatusTap says how a tap is made.
+type StatusTap struct {
+	Owner uint32     `json:"owner"` // uid
+	Guest netdef.MAC `json:"guest"` // the address that the guest has
 }
 
 func (s *Store) statusPath(name string) string {

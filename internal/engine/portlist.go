@@ -1,0 +1,152 @@
+package engine
+
+import (
+	"slices"
+	"strings"
+
+	"viaduct/internal/host"
+	"viaduct/internal/netdef"
+)
+
+// Origin says how a port came into its network.
+type Origin string
+
+// The origins.
+const (
+	OriginTap     Origin = "tap"     // Viaduct made its link
+	OriginPlugged Origin = "plugged" // Viaduct was asked to plug it in
+	OriginForeign Origin = "foreign" // another program put it into the bridge
+)
+
+// Port is what a list of ports shows of one.
+type Port struct {
+	UUID   netdef.UUID `json:"uuid"`
+	Link   string      `json:"link"`
+	Origin Origin      `json:"origin"`
+	// MAC is the guest's address, where it is known.
+	MAC netdef.MAC `json:"mac,omitzero"`
+	// Owner is the uid of the user who may attach a guest to a tap.
+	Owner *uint32 `json:"owner,omitempty"`
+	// Active says that the link is in the network's bridge now.
+	Active bool `json:"active"`
+	// FromGuest and ToGuest are what the kernel counted since the link was made.
+	FromGuest Traffic `json:"fromGuest"`
+	ToGuest   Traffic `json:"toGuest"`
+}
+
+// Traffic is what went in one direction.
+type Traffic = host.Traffic
+
+// NetworkCounters are what the kernel counted of a network: over the ports that
+// it has now, since their links were made, and between the network and the
+// host, since the bridge was made. What passes the host on its way out of the
+// network, or into it, counts as the host's.
+type NetworkCounters struct {
+	FromGuests Traffic `json:"fromGuests"`
+	ToGuests   Traffic `json:"toGuests"`
+	ToHost     Traffic `json:"toHost"`
+	FromHost   Traffic `json:"fromHost"`
+}
+
+// Ports lists the ports of a network, sorted by name.
+func (e *Engine) Ports(id netdef.UUID) ([]Port, error) {
+	n, err := e.seize(id)
+	if err != nil {
+		return nil, err
+	}
+	defer n.busy.Unlock()
+	var list []Port
+	for _, p := range e.currentPorts(n) {
+		list = append(list, e.show(n, p))
+	}
+	slices.SortFunc(list, func(a, b Port) int { return strings.Compare(a.Link, b.Link) })
+	return list, nil
+}
+
+// currentPorts is what is known of the network's ports after a look at the
+// host. It needs n.busy.
+func (e *Engine) currentPorts(n *network) []port {
+	if n.live != nil {
+		e.notePorts(n, n.live.Bridge.Name)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return n.ports
+}
+
+// show needs n.busy.
+func (e *Engine) show(n *network, p port) Port {
+	s := Port{UUID: p.id, Link: p.name, Origin: OriginForeign, MAC: p.guest}
+	switch {
+	case p.made:
+		s.Origin, s.Owner = OriginTap, &p.owner
+	case p.plugged:
+		s.Origin = OriginPlugged
+	}
+	l, ok := e.Host.Link(p.name)
+	if !ok || !p.is(l) {
+		return s
+	}
+	s.Active = n.live != nil && l.Master == n.live.Bridge.Name
+	if c, err := e.Host.Counters(p.name); err == nil { // else it has just gone
+		s.FromGuest, s.ToGuest = c.In, c.Out
+	}
+	return s
+}
+
+// Counters tells what went over an active network.
+func (e *Engine) Counters(id netdef.UUID) (NetworkCounters, error) {
+	var sum NetworkCounters
+	n, err := e.seizeActive(id)
+	if err != nil {
+		return sum, err
+	}
+	defer n.busy.Unlock()
+	bridge, err := e.Host.Counters(n.live.Bridge.Name)
+	if err != nil {
+		return sum, errAs(netdef.ErrInternal, err)
+	}
+	sum.ToHost, sum.FromHost = bridge.In, bridge.Out
+	for _, l := range e.Host.Ports(n.live.Bridge.Name) {
+		if c, err := e.Host.Counters(l.Name); err == nil { // else it has just gone
+			sum.FromGuests.Add(c.In)
+			sum.ToGuests.Add(c.Out)
+		}
+	}
+	return sum, nil
+}
+
+// findPort finds a port by UUID or by the name of its link. It needs n.busy.
+func (e *Engine) findPort(n *network, ref string) (port, error) {
+	known := e.currentPorts(n)
+	is := func(p port) bool { return p.name == ref }
+	if id, err := netdef.ParseUUID(ref); err == nil {
+		is = func(p port) bool { return p.id == id }
+	}
+	if i := slices.IndexFunc(known, is); i >= 0 {
+		return known[i], nil
+	}
+	return port{}, netdef.Errorf(netdef.ErrNoNetworkPort, "network '%s' has no port '%s'", n.name, ref)
+}
+
+// PortXML describes a port as libvirt does. Of a port that nobody told the
+// guest of, the link stands for the guest.
+func (e *Engine) PortXML(id netdef.UUID, ref string) (string, error) {
+	n, err := e.seize(id)
+	if err != nil {
+		return "", err
+	}
+	defer n.busy.Unlock()
+	p, err := e.findPort(n, ref)
+	if err != nil {
+		return "", err
+	}
+	x := netdef.Port{
+		UUID: p.id, OwnerName: p.name, OwnerUUID: p.id, MAC: p.guest,
+		Plug: netdef.Plug{Type: netdef.PlugNetwork, Bridge: n.definition().Bridge.Name},
+	}
+	if x.MAC.IsZero() {
+		x.MAC = netdef.MAC(p.mac)
+	}
+	return x.Format(), nil
+}

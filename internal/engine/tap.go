@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+
+	"viaduct/internal/netdef"
+)
+
+// TapPort is a port to be made together with its link: a tap that stays until
+// the port is deleted or its network is gone.
+type TapPort struct {
+	Tap string
+	// MAC is the address that the guest has; one is chosen if it is not given.
+	MAC netdef.MAC
+	// Owner is the uid of the user who may attach a guest to the tap.
+	Owner uint32
+}
+
+// CreatePort makes a tap and plugs it into an active network. The port outlives
+// the daemon, and stops and starts of its network, but not the host's end.
+func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, want TapPort) (Port, error) {
+	if err := checkLinkName(want.Tap); err != nil {
+		return Port{}, err
+	}
+	n, err := e.seizeActive(id)
+	if err != nil {
+		return Port{}, err
+	}
+	defer n.busy.Unlock()
+	if want.MAC.IsZero() {
+		want.MAC = netdef.NewMAC()
+	}
+	e.mu.Lock()
+	known := n.ports
+	e.mu.Unlock()
+	_, exists := e.Host.Link(want.Tap)
+	switch {
+	case exists:
+		return Port{}, netdef.Errorf(netdef.ErrOperationFailed, "link '%s' already exists", want.Tap)
+	case want.MAC.IsMulticast():
+		return Port{}, netdef.Errorf(netdef.ErrInvalidMAC, "expected unicast mac address, found multicast '%s'", want.MAC)
+	case slices.ContainsFunc(known, func(p port) bool { return p.made && p.guest == want.MAC }):
+		return Port{}, netdef.Errorf(netdef.ErrOperationFailed, "a port of network '%s' has the MAC address %s already", n.name, want.MAC)
+	}
+	p := port{id: netdef.NewUUID(), name: want.Tap, plugged: true, made: true, owner: want.Owner, guest: want.MAC}
+	if err := e.changePorts(ctx, n, func(ports []port) []port { return append(ports, p) }); err != nil {
+		return Port{}, err
+	}
+	return e.show(n, p), nil
+}
+
+// maxLinkName is the length of the longest name of a link (IFNAMSIZ - 1).
+const maxLinkName = 15
+
+// checkLinkName refuses what the kernel refuses, and templates.
+func checkLinkName(name string) error {
+	if name == "" || len(name) > maxLinkName || name == "." || name == ".." ||
+		strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("/:%", r) }) {
+		return netdef.Errorf(netdef.ErrInvalidArg, "'%s' is no name for a link: it has 1 to %d characters, none of which is a blank, '/', ':' or '%%'",
+			name, maxLinkName)
+	}
+	return nil
+}
+
+// DeletePort takes a port out of its network, by UUID or by the name of its
+// link, and removes the link if Viaduct made it. Ports that others put into the
+// bridge are theirs to remove.
+func (e *Engine) DeletePort(ctx context.Context, id netdef.UUID, ref string) error {
+	n, err := e.seize(id)
+	if err != nil {
+		return err
+	}
+	defer n.busy.Unlock()
+	p, err := e.findPort(n, ref)
+	if err != nil {
+		return err
+	}
+	if !p.plugged {
+		return netdef.Errorf(netdef.ErrOperationInvalid, "port '%s' was put into network '%s' by another program", p.name, n.name)
+	}
+	return e.changePorts(ctx, n, func(ports []port) []port {
+		return slices.DeleteFunc(ports, func(other port) bool { return other.id == p.id })
+	})
+}
+
+// OpenTap makes a tap in the active network that has a bridge of that name. It
+// is a port for as long as somebody has the file open.
+func (e *Engine) OpenTap(ctx context.Context, bridge string, vnetHeader bool) (*os.File, error) {
+	e.mu.Lock()
+	n := e.bridgeUser(bridge)
+	e.mu.Unlock()
+	if n == nil {
+		return nil, netdef.Errorf(netdef.ErrNoNetwork, "no network has a bridge '%s'", bridge)
+	}
+	l, ok := e.Host.Link(bridge)
+	if !ok {
+		return nil, netdef.Errorf(netdef.ErrOperationInvalid, "network '%s' is not active", n.name)
+	}
+	f, name, err := e.Host.OpenTap(l.MTU, vnetHeader)
+	if err != nil {
+		return nil, errAs(netdef.ErrInternal, err)
+	}
+	if err := e.Plug(ctx, n.id, name, 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// seizeActive is seize for a network that has to be active.
+func (e *Engine) seizeActive(id netdef.UUID) (*network, error) {
+	n, err := e.seize(id)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	active := n.live != nil
+	e.mu.Unlock()
+	if !active {
+		n.busy.Unlock()
+		return nil, netdef.Errorf(netdef.ErrOperationInvalid, "network '%s' is not active", n.name)
+	}
+	return n, nil
+}
