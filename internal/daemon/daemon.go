@@ -71,6 +71,8 @@ func Run(ctx context.Context, c Config) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
+	inherited := inherit()
+	defer inherited.close()
 	fault := faultFromEnvironment()
 	st, err := store.Open(store.Options{ConfigDir: c.ConfigDir, StateDir: c.StateDir, RunDir: c.RunDir, Fault: fault, Log: c.Log})
 	if err != nil {
@@ -79,7 +81,7 @@ func Run(ctx context.Context, c Config) error {
 	defer st.Close()
 	// Only who holds the store's lock may replace sockets. Clients that come
 	// before all is up wait in their queues.
-	listeners, err := listen(c.Doors)
+	listeners, err := open(c.Doors, inherited.listeners)
 	if err != nil {
 		return err
 	}
@@ -97,6 +99,7 @@ func Run(ctx context.Context, c Config) error {
 	defer services.Close()
 	h, err := host.Open(host.Options{
 		Appliers: []host.Applier{services}, Tables: plan.Tables, TableOwner: host.OwnerMode(c.TableOwner), Fault: fault, Log: c.Log,
+		OwnerSocket: inherited.owner, KeepOwner: keepOwner(c.Log),
 	})
 	if err != nil {
 		return err

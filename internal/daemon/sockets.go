@@ -9,22 +9,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-
-	"github.com/coreos/go-systemd/v22/activation"
 )
 
-// listen opens the sockets of all doors. Those that systemd opened already are
-// taken over from it, recognised by their path.
-func listen(doors []Door) (*listeners, error) {
-	inherited, err := inheritedSockets()
-	if err != nil {
-		return nil, err
-	}
-	return open(doors, inherited)
-}
-
-// open opens the sockets that are not among the inherited ones. Those of the
-// inherited that no door asks for are closed: nobody would answer there.
+// open opens the sockets of all doors. Those that systemd opened already are
+// taken over from it, recognised by their path; those of them that no door asks
+// for are closed: nobody would answer there.
 func open(doors []Door, inherited map[string]net.Listener) (*listeners, error) {
 	all := &listeners{}
 	defer func() {
@@ -47,20 +36,6 @@ func open(doors []Door, inherited map[string]net.Listener) (*listeners, error) {
 		}
 	}
 	return all, nil
-}
-
-func inheritedSockets() (map[string]net.Listener, error) {
-	list, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("take over sockets: %w", err)
-	}
-	byPath := map[string]net.Listener{}
-	for _, l := range list {
-		if l != nil {
-			byPath[l.Addr().String()] = l
-		}
-	}
-	return byPath, nil
 }
 
 // openSocket makes a socket. One that is left from a daemon that was killed is

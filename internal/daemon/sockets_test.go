@@ -80,7 +80,7 @@ func TestSocketReplacesNothingElse(t *testing.T) {
 func TestListenOpensAllOrNone(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good")
-	_, err := listen([]Door{{Name: "one", Sockets: []Socket{{Path: good, Mode: 0o600}, {Path: filepath.Join(good, "bad"), Mode: 0o600}}}})
+	_, err := open([]Door{{Name: "one", Sockets: []Socket{{Path: good, Mode: 0o600}, {Path: filepath.Join(good, "bad"), Mode: 0o600}}}}, nil)
 	if err == nil {
 		t.Fatal("no error")
 	}

@@ -19,7 +19,7 @@ type nftOptions struct {
 	Tables []hoststate.TableRef
 	Owner  OwnerMode
 	// Socket is the socket of a predecessor that still owns the tables, as
-	// kept by a service manager (see Socket). Nil opens a new one.
+	// kept by a service manager (see keepOwner). Nil opens a new one.
 	Socket *os.File
 	Log    *slog.Logger
 }
@@ -54,6 +54,10 @@ func newNFT(o nftOptions) (*nftApplier, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	socket, err := openNFTSocket(o.Socket)
+	if err != nil && o.Socket != nil {
+		o.Log.Warn("the socket that a predecessor left is of no use", "error", err)
+		socket, err = openNFTSocket(nil)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -168,8 +172,18 @@ func (a *nftApplier) shut() error {
 	return errors.Join(err, a.socket.close())
 }
 
-// Socket is another handle on the socket that owns our tables. Whoever holds
-// it when this process ends, such as systemd's store of file descriptors,
-// keeps the tables owned, and the next process takes them over by
-// nftOptions.Socket without a write.
-func (a *nftApplier) Socket() (*os.File, error) { return a.socket.file() }
+// keepOwner hands over another handle on the socket that owns our tables, if
+// they are owned. Whoever holds it when this process ends, such as systemd's
+// store of file descriptors, keeps the tables owned, and the next process takes
+// them over by nftOptions.Socket without a write.
+func (a *nftApplier) keepOwner(keep func(*os.File)) error {
+	if a.newTable != owned {
+		return nil
+	}
+	f, err := a.socket.file()
+	if err != nil {
+		return errors.Join(err, a.Close())
+	}
+	keep(f)
+	return nil
+}

@@ -190,7 +190,7 @@ func TestNFTRestartIsSilent(t *testing.T) {
 			o := nftOptions{Owner: c.mode}
 			if c.inherit {
 				var err error
-				if o.Socket, err = first.Socket(); err != nil {
+				if o.Socket, err = first.socket.file(); err != nil {
 					t.Fatal(err)
 				}
 				defer o.Socket.Close()

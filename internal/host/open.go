@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 
@@ -22,6 +23,12 @@ type Options struct {
 	Tables []hoststate.TableRef
 	// TableOwner is whether to own them; "" is OwnerAuto.
 	TableOwner OwnerMode
+	// OwnerSocket is the socket by which a predecessor owned the tables, if
+	// somebody has kept it: the tables then never were without an owner.
+	OwnerSocket *os.File
+	// KeepOwner, if set, is given that socket, to be kept over the end of this
+	// process. It closes its handle.
+	KeepOwner func(*os.File)
 	// Fault, if set, is called before and after every operation with a name
 	// such as "before bridge create", so that tests can stop the program there.
 	Fault func(point string)
@@ -87,7 +94,10 @@ func Open(o Options) (Host, error) {
 		h.rtnl.close()
 		return nil, err
 	}
-	nft, err := newNFT(nftOptions{Tables: o.Tables, Owner: o.TableOwner, Log: o.Log})
+	nft, err := newNFT(nftOptions{Tables: o.Tables, Owner: o.TableOwner, Socket: o.OwnerSocket, Log: o.Log})
+	if err == nil && o.KeepOwner != nil {
+		err = nft.keepOwner(o.KeepOwner)
+	}
 	if err != nil {
 		_ = h.mirror.close()
 		h.rtnl.close()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -22,12 +23,24 @@ type Daemon struct {
 	args    []string
 	env     []string
 	process *Process
+
+	keepFiles bool
+	kept      []keptFile
+}
+
+// keptFile is a file in a service manager's store (sd_pid_notify_with_fds(3)).
+type keptFile struct {
+	name string
+	*os.File
 }
 
 // DaemonOptions are the rarer wishes about a daemon.
 type DaemonOptions struct {
 	Args []string // in addition to those for the folders
 	Env  []string
+	// KeepFiles keeps the files that the daemon stores with its service manager
+	// and hands them to the next start, as systemd does.
+	KeepFiles bool
 	// Name keeps the folders of several daemons on one node apart.
 	Name string
 }
@@ -60,7 +73,7 @@ func (n *Node) NewDaemon(binary string, o DaemonOptions) *Daemon {
 		ConfigDir: filepath.Join("/var/lib", o.Name, "config"),
 		StateDir:  filepath.Join("/var/lib", o.Name, "state"),
 		RunDir:    filepath.Join("/run", o.Name),
-		node:      n, binary: binary, args: o.Args, env: o.Env,
+		node:      n, binary: binary, args: o.Args, env: o.Env, keepFiles: o.KeepFiles,
 	}
 	d.Socket = filepath.Join(d.RunDir, "viaduct.sock")
 	return d
@@ -82,17 +95,59 @@ func (d *Daemon) Start() error {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	defer listener.Close()
-	d.process, err = d.node.StartCommand(Command{
+	command := Command{
 		Argv: append([]string{d.binary, "daemon", "--config-dir", d.ConfigDir, "--state-dir", d.StateDir,
 			"--run-dir", d.RunDir, "--socket", d.Socket}, d.args...),
 		Env: append([]string{"NOTIFY_SOCKET=" + notify}, d.env...),
-	})
+	}
+	if len(d.kept) > 0 {
+		d.passFiles(&command)
+	}
+	d.process, err = d.node.StartCommand(command)
 	if err != nil {
 		return err
 	}
 	if err := d.awaitReady(listener); err != nil {
 		d.Kill9()
 		return fmt.Errorf("start daemon: it is not ready: %w; it said:\n%s", err, d.Output())
+	}
+	return nil
+}
+
+// passFiles gives a command what is in the store (sd_listen_fds(3)). Its number
+// in its own namespace the process knows only itself.
+func (d *Daemon) passFiles(c *Command) {
+	var names []string
+	for _, f := range d.kept {
+		c.Files, names = append(c.Files, f.File), append(names, f.name)
+	}
+	c.Env = append(c.Env, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
+	c.Argv = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, c.Argv...)
+}
+
+// keep puts the files that came with a notification into the store, unless it
+// has one of that name.
+func (d *Daemon) keep(state string, control []byte) error {
+	messages, err := syscall.ParseSocketControlMessage(control)
+	if err != nil {
+		return err
+	}
+	_, name, _ := strings.Cut(state, "FDNAME=")
+	name, _, _ = strings.Cut(name, "\n")
+	for _, m := range messages {
+		fds, err := syscall.ParseUnixRights(&m)
+		if err != nil {
+			return err
+		}
+		for _, fd := range fds {
+			f := os.NewFile(uintptr(fd), name)
+			if !d.keepFiles || slices.ContainsFunc(d.kept, func(k keptFile) bool { return k.name == name }) {
+				f.Close()
+				continue
+			}
+			d.kept = append(d.kept, keptFile{name, f})
+			d.node.atEnd(func() { f.Close() })
+		}
 	}
 	return nil
 }
@@ -124,9 +179,12 @@ func (d *Daemon) awaitReady(listener *net.UnixConn) error {
 		case <-ready:
 		}
 	})
-	buf := make([]byte, 4096)
+	buf, control := make([]byte, 4096), make([]byte, 256)
 	for {
-		n, err := listener.Read(buf)
+		n, c, _, _, err := listener.ReadMsgUnix(buf, control)
+		if err == nil {
+			err = d.keep(string(buf[:n]), control[:c])
+		}
 		if err != nil {
 			return err
 		}

@@ -33,6 +33,8 @@ type Command struct {
 	Argv  []string
 	Env   []string // beside PATH, LC_ALL=C and HOME=/tmp; the caller's own is not passed on
 	Stdin string
+	// Files become the program's file descriptors from 3 on.
+	Files []*os.File
 }
 
 // detachedOutput is how long after a program's end its output may remain
@@ -82,6 +84,7 @@ func (n *Node) StartCommand(c Command) (*Process, error) {
 		p.cmd = exec.Command(c.Argv[0], c.Argv[1:]...)
 		p.cmd.Env = append(environment(), c.Env...)
 		p.cmd.Dir = "/"
+		p.cmd.ExtraFiles = c.Files
 		p.cmd.Stdin = strings.NewReader(c.Stdin)
 		p.cmd.Stdout, p.cmd.Stderr = p.out.stream(&p.out.stdout), p.out.stream(&p.out.stderr)
 		p.cmd.WaitDelay = detachedOutput

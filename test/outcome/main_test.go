@@ -60,9 +60,16 @@ func newSite(t *testing.T, args ...string) *site {
 // siteOn is newSite with a host of another kind.
 func siteOn(t *testing.T, o lab.HostOptions, args ...string) *site {
 	t.Helper()
+	return siteWith(t, o, lab.DaemonOptions{Args: args})
+}
+
+// siteWith is siteOn with wishes about the daemon.
+func siteWith(t *testing.T, o lab.HostOptions, d lab.DaemonOptions) *site {
+	t.Helper()
 	s := &site{Lab: lab.New(t), t: t}
 	s.host = s.NewHost(o)
-	s.daemon = s.host.NewDaemon(binary, lab.DaemonOptions{Args: append([]string{"--libvirt-dir", "/nowhere"}, args...)})
+	d.Args = append([]string{"--libvirt-dir", "/nowhere"}, d.Args...)
+	s.daemon = s.host.NewDaemon(binary, d)
 	return s
 }
 
