@@ -85,8 +85,9 @@ func TestRestartClaimsItsTables(t *testing.T) {
 // daemon has answered to it.
 func (s *site) settled() {
 	s.t.Helper()
-	lab.Eventually(s.t, 10*time.Second, func() error {
-		// A port's link-local address takes a second or two to be confirmed.
+	lab.Eventually(s.t, 30*time.Second, func() error {
+		// A link's link-local address takes a second or two to be confirmed, on
+		// a busy machine ten.
 		if s.mustRun("ip", "-6", "address", "show", "tentative") != "" {
 			return errStillTalking
 		}
