@@ -22,7 +22,7 @@ func (s *site) address6(g *lab.Guest, prefix string) netip.Addr {
 	s.t.Helper()
 	p := netip.MustParsePrefix(prefix)
 	var found netip.Addr
-	lab.Eventually(s.t, 20*time.Second, func() error {
+	lab.Eventually(s.t, time.Minute, func() error {
 		if tentative, _ := g.Run(s.context(), "ip", "-6", "address", "show", "tentative"); tentative.Stdout != "" {
 			return fmt.Errorf("addresses are being confirmed")
 		}
