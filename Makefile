@@ -13,7 +13,7 @@ fishdir     = $(PREFIX)/share/fish/vendor_completions.d
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
 
-.PHONY: build install docs demo test clean
+.PHONY: build install docs demo test fuzz bench clean
 
 # A static binary that is the same wherever it is built.
 build:
@@ -47,6 +47,15 @@ demo: build
 
 test:
 	test/run.sh
+
+# All fuzzers, for FUZZTIME each: make fuzz FUZZTIME=10m
+fuzz:
+	test/fuzz.sh
+
+# Figures beside those of libvirt and of the bare kernel, see docs/benchmarks.md.
+bench: build
+	test/deps.sh
+	go run ./test/bench -o docs/benchmarks.md bin/viaduct
 
 clean:
 	rm -rf bin
