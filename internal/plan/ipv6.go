@@ -43,20 +43,22 @@ func addIPv6(f *Fragment, n *netdef.Network, facts Facts) {
 	if dev := n.Forward.Dev(); dev != "" {
 		uplinks = slices.DeleteFunc(slices.Clone(uplinks), func(l string) bool { return l != dev })
 	}
-	if facts.ForceForwarding {
-		// A packet is forwarded by the setting of the link it came in by, so the
-		// way back needs it on the uplinks.
-		f.Own.Add(ipv6Sysctl(bridge, "force_forwarding", "1"))
-		for _, l := range uplinks {
-			f.Shared.Add(ipv6Sysctl(l, "force_forwarding", "1"))
-		}
-		return
-	}
-	// A host that forwards takes itself for a router and drops what it learned
-	// from other routers, its own way out included, unless told to keep
+	// A host on which a link forwards takes itself for a router and drops what it
+	// learned from other routers, its own way out included, unless told to keep
 	// listening: accept_ra 2, before forwarding is turned on.
 	for _, l := range facts.RALinks {
 		f.Shared.Add(ipv6Sysctl(l, "accept_ra", "2"))
 	}
-	f.Shared.Add(hoststate.Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"})
+	if !facts.ForceForwarding {
+		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"})
+		return
+	}
+	// A packet is forwarded by the setting of the link it came in by, so the way
+	// back needs it on the uplinks. On the bridge the host is a router in all
+	// respects: if it did not say so in neighbour discovery too, guests would
+	// drop their route to it (RFC 4861 section 7.2.5).
+	f.Own.Add(ipv6Sysctl(bridge, "force_forwarding", "1"), ipv6Sysctl(bridge, "forwarding", "1"))
+	for _, l := range uplinks {
+		f.Shared.Add(ipv6Sysctl(l, "force_forwarding", "1"))
+	}
 }

@@ -97,3 +97,31 @@ func TestHostKeepsItsOwnIPv6Route(t *testing.T) {
 		t.Errorf("settings before:\n%s\nafter:\n%s", before, after)
 	}
 }
+
+// A guest that asks whether its router is still there, as all do every now and
+// then, hears that it is, and that it is a router.
+func TestGuestsKeepTheirRouter(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	s.create(xml6("a", 50, `<forward mode='route'/>`))
+	g := s.PlugGuest(s.host.Node, "virbr50", "one")
+	s.address6(g, "fd00:50::/64")
+	run := func(args ...string) string {
+		t.Helper()
+		r, err := g.Run(s.context(), append([]string{"ip", "-6"}, args...)...)
+		s.must(err)
+		return r.Stdout
+	}
+	_, router, _ := strings.Cut(run("route", "show", "default", "proto", "ra"), "via ")
+	router, _, _ = strings.Cut(router, " ")
+	run("neighbour", "change", router, "dev", "eth0", "router", "nud", "probe")
+	lab.Eventually(t, 10*time.Second, func() error {
+		if n := run("neighbour", "show", router, "nud", "reachable"); n == "" {
+			return fmt.Errorf("the router has not answered: %s", run("neighbour", "show"))
+		}
+		return nil
+	})
+	if routes := run("route", "show", "default", "proto", "ra"); !strings.Contains(routes, router) {
+		t.Errorf("the guest has dropped its route: %q", routes)
+	}
+}
