@@ -30,6 +30,7 @@ var listVerbs = []verb{
 	{
 		name: "net-info", virsh: true, group: groupNetworks, run: netInfo,
 		short: "show basic information about a network", operands: oneNetwork(anyNetwork),
+		flags: []flag{{name: "verbose", letter: "v", help: "show what went over it too"}},
 	},
 	{
 		name: "net-name", virsh: true, group: groupNetworks, run: netName,
@@ -124,11 +125,20 @@ func netInfo(c *call) error {
 	if err != nil {
 		return failing(err, "failed to get warnings of network '%s'", n.Name)
 	}
+	var counters *engine.NetworkCounters
+	if c.is("verbose") && n.Active {
+		read, err := c.client.Counters(c, n.UUID.String())
+		if err != nil {
+			return failing(err, "failed to read counters of network '%s'", n.Name)
+		}
+		counters = &read
+	}
 	if c.output == formatJSON {
 		return c.json(struct {
 			engine.Info
-			Warnings []string `json:"warnings,omitempty"`
-		}{n, warnings})
+			Warnings []string                `json:"warnings,omitempty"`
+			Counters *engine.NetworkCounters `json:"counters,omitempty"`
+		}{n, warnings, counters})
 	}
 	lines := [][2]string{
 		{"Name:", n.Name}, {"UUID:", n.UUID.String()}, {"Active:", yesNo(n.Active)},
@@ -136,6 +146,12 @@ func netInfo(c *call) error {
 	}
 	if n.Bridge == "" {
 		lines = lines[:len(lines)-1]
+	}
+	if counters != nil {
+		lines = append(lines, [][2]string{
+			{"From guests:", traffic(counters.FromGuests)}, {"To guests:", traffic(counters.ToGuests)},
+			{"To host:", traffic(counters.ToHost)}, {"From host:", traffic(counters.FromHost)},
+		}...)
 	}
 	for _, w := range warnings {
 		lines = append(lines, [2]string{"Warning:", w})

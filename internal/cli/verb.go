@@ -47,6 +47,7 @@ type operand struct {
 // flag is an option of a verb: a switch if value is empty.
 type flag struct {
 	name     string
+	letter   string // its short form; may be empty
 	value    string // what to call its value
 	help     string
 	fallback string
@@ -81,11 +82,12 @@ func usagef(format string, args ...any) error { return usageError(fmt.Sprintf(fo
 // The groups that help sorts verbs into.
 const (
 	groupNetworks = "networks"
+	groupPorts    = "ports"
 	groupHost     = "host"
 )
 
 func verbs() []verb {
-	return slices.Concat(listVerbs, lifecycleVerbs, definitionVerbs, eventVerbs, hostVerbs, docVerbs)
+	return slices.Concat(listVerbs, lifecycleVerbs, definitionVerbs, eventVerbs, portVerbs, hostVerbs, docVerbs)
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -130,7 +132,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", formatTable, "print `FORMAT`: table or json")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.SetFlagErrorFunc(flagError)
-	root.AddGroup(&cobra.Group{ID: groupNetworks, Title: "Networks:"}, &cobra.Group{ID: groupHost, Title: "The host:"})
+	root.AddGroup(&cobra.Group{ID: groupNetworks, Title: "Networks:"}, &cobra.Group{ID: groupPorts, Title: "Ports:"}, &cobra.Group{ID: groupHost, Title: "The host:"})
 	root.SetHelpCommandGroupID(groupHost)
 	root.SetCompletionCommandGroupID(groupHost)
 	for _, v := range verbs() {
@@ -160,13 +162,13 @@ func (a *app) command(v verb) *cobra.Command {
 	cmd.Use = use
 	for _, f := range v.flags {
 		if f.value == "" {
-			cmd.Flags().Bool(f.name, false, f.help)
+			cmd.Flags().BoolP(f.name, f.letter, false, f.help)
 			if f.hidden {
 				cmd.Flags().MarkHidden(f.name)
 			}
 			continue
 		}
-		cmd.Flags().String(f.name, f.fallback, strings.Replace(f.help, f.value, "`"+f.value+"`", 1))
+		cmd.Flags().StringP(f.name, f.letter, f.fallback, strings.Replace(f.help, f.value, "`"+f.value+"`", 1))
 		if f.choices != nil {
 			cmd.RegisterFlagCompletionFunc(f.name, cobra.FixedCompletions(f.choices, cobra.ShellCompDirectiveNoFileComp))
 		}

@@ -201,6 +201,16 @@ func remove(s hoststate.State, key hoststate.Key) {
 	}
 }
 
+// masterOf needs f.mu.
+func (f *Fake) masterOf(link string) string {
+	for _, o := range f.state {
+		if m, ok := o.(hoststate.Member); ok && m.Link == link {
+			return m.Bridge
+		}
+	}
+	return ""
+}
+
 // isOf reports whether o is a state of the tap with that key.
 func isOf(o hoststate.Object, tap hoststate.Key) bool {
 	switch o := o.(type) {
@@ -225,7 +235,7 @@ func (f *Fake) Inventory() Inventory {
 			_, up := f.state[hoststate.LinkUp{Link: o.Name}.Key()]
 			inv.Links = append(inv.Links, Link{Name: o.Name, Kind: kindBridge, Alias: o.Alias, MAC: o.MAC, MTU: o.MTU, Up: up})
 		case hoststate.Tap:
-			inv.Links = append(inv.Links, Link{Name: o.Name, Kind: kindTap, Alias: o.Alias, MTU: o.MTU})
+			inv.Links = append(inv.Links, Link{Name: o.Name, Kind: kindTap, Alias: o.Alias, MTU: o.MTU, Master: f.masterOf(o.Name)})
 		case hoststate.Address:
 			inv.Addresses = append(inv.Addresses, LinkPrefix{o.Link, o.Prefix})
 			inv.Routes = append(inv.Routes, LinkPrefix{o.Link, o.Prefix.Masked()})

@@ -105,6 +105,11 @@ func (c *Client) XML(ctx context.Context, ref string, inactive bool) (string, er
 	if inactive {
 		path += "?inactive=yes"
 	}
+	return c.text(ctx, path)
+}
+
+// text gets an answer that is not JSON.
+func (c *Client) text(ctx context.Context, path string) (string, error) {
 	body, err := c.send(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return "", err

@@ -45,6 +45,13 @@ var routes = []route{
 	{"POST /v1/networks/{ref}/destroy", nil, act(API.Destroy)},
 	{"PUT /v1/networks/{ref}/autostart", nil, act(autostart(true))},
 	{"DELETE /v1/networks/{ref}/autostart", nil, act(autostart(false))},
+	{"GET /v1/networks/{ref}/counters", nil, func(_ *Server, r request) (any, error) { return r.api.Counters(r.net.UUID) }},
+	{"GET /v1/networks/{ref}/ports", nil, getPorts},
+	{"POST /v1/networks/{ref}/ports", []string{"tap", "mac", "owner"}, createPort},
+	{"GET /v1/networks/{ref}/ports/{port}/xml", nil, getPortXML},
+	{"DELETE /v1/networks/{ref}/ports/{port}", nil, func(_ *Server, r request) (any, error) {
+		return nil, r.api.DeletePort(r.Context(), r.net.UUID, r.PathValue("port"))
+	}},
 	{"PUT /v1/networks/{ref}/ports/{link}", []string{"wait"}, plug},
 	{"DELETE /v1/ports/{link}", nil, func(_ *Server, r request) (any, error) { return nil, r.api.Unplug(r.Context(), r.PathValue("link")) }},
 	{"POST /v1/reload", nil, func(_ *Server, r request) (any, error) { return r.api.Reload(r.Context()) }},

@@ -46,6 +46,11 @@ type API interface {
 	Reload(ctx context.Context) (engine.ReloadReport, error)
 	Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error
 	Unplug(ctx context.Context, link string) error
+	Ports(id netdef.UUID) ([]engine.Port, error)
+	PortXML(id netdef.UUID, port string) (string, error)
+	CreatePort(ctx context.Context, id netdef.UUID, p engine.TapPort) (engine.Port, error)
+	DeletePort(ctx context.Context, id netdef.UUID, port string) error
+	Counters(id netdef.UUID) (engine.NetworkCounters, error)
 	// Events delivers what happens from now on, until stop is called. The
 	// channel is closed early if the reader was too slow.
 	Events() (events <-chan engine.Event, stop func())

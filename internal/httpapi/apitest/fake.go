@@ -32,7 +32,8 @@ type Fake struct {
 
 type network struct {
 	engine.Info
-	xml string
+	xml   string
+	ports []engine.Port // those that CreatePort made
 }
 
 // New makes an engine with no networks.
@@ -322,6 +323,75 @@ func (f *Fake) Unplug(_ context.Context, link string) error {
 		n.Connections--
 		return nil
 	})
+}
+
+// Ports are those that CreatePort made.
+func (f *Fake) Ports(id netdef.UUID) (ports []engine.Port, err error) {
+	err = f.change(id, func(n *network) error {
+		ports = slices.Clone(n.ports)
+		return nil
+	})
+	return ports, err
+}
+
+// PortXML is the port's UUID in an element.
+func (f *Fake) PortXML(id netdef.UUID, ref string) (text string, err error) {
+	err = f.change(id, func(n *network) error {
+		i, err := n.port(ref)
+		if err == nil {
+			text = fmt.Sprintf("<networkport>\n  <uuid>%s</uuid>\n</networkport>\n", n.ports[i].UUID)
+		}
+		return err
+	})
+	return text, err
+}
+
+func (n *network) port(ref string) (int, error) {
+	i := slices.IndexFunc(n.ports, func(p engine.Port) bool { return p.Link == ref || p.UUID.String() == ref })
+	if i < 0 {
+		return i, netdef.Errorf(netdef.ErrNoNetworkPort, "network '%s' has no port '%s'", n.Name, ref)
+	}
+	return i, nil
+}
+
+// CreatePort adds a port with a UUID that counts up, over which something went.
+func (f *Fake) CreatePort(_ context.Context, id netdef.UUID, p engine.TapPort) (made engine.Port, err error) {
+	err = f.change(id, func(n *network) error {
+		if !n.Active {
+			return netdef.Errorf(netdef.ErrOperationInvalid, "network '%s' is not active", n.Name)
+		}
+		made = engine.Port{
+			UUID: netdef.UUID{15: byte(len(n.ports) + 1)}, Link: p.Tap, Origin: engine.OriginTap, MAC: p.MAC, Owner: &p.Owner, Active: true,
+			FromGuest: fromGuest, ToGuest: toGuest,
+		}
+		n.ports = append(n.ports, made)
+		n.Connections++
+		return nil
+	})
+	return made, err
+}
+
+// What went over ports and networks.
+var (
+	fromGuest = engine.Traffic{Bytes: 5000, Packets: 50, Drops: map[string]uint64{"dropped": 3}}
+	toGuest   = engine.Traffic{Bytes: 70, Packets: 1}
+)
+
+// DeletePort forgets a port.
+func (f *Fake) DeletePort(_ context.Context, id netdef.UUID, ref string) error {
+	return f.change(id, func(n *network) error {
+		i, err := n.port(ref)
+		if err == nil {
+			n.ports = slices.Delete(n.ports, i, i+1)
+			n.Connections--
+		}
+		return err
+	})
+}
+
+// Counters are always the same.
+func (f *Fake) Counters(id netdef.UUID) (engine.NetworkCounters, error) {
+	return engine.NetworkCounters{FromGuests: fromGuest, ToGuests: toGuest}, f.change(id, func(*network) error { return nil })
 }
 
 // Reload answers the report that was set.

@@ -1,0 +1,194 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+
+	"viaduct/internal/engine"
+	"viaduct/internal/netdef"
+)
+
+var portVerbs = []verb{
+	{
+		name: "port-create", group: groupPorts, run: portCreate,
+		short: "make a tap for a guest and plug it into a network", operands: oneNetwork(activeNetwork),
+		long: "The tap stays until the port is deleted, the network is gone or the host goes\n" +
+			"down, so a guest can come and go. Any monitor can attach one: QEMU by\n" +
+			"-netdev tap,ifname=NAME,script=no,downscript=no; Firecracker and cloud-hypervisor\n" +
+			"by the name of the tap.\n\n" +
+			"The guest is to have the MAC address that the port has.",
+		example: "viaduct port-create default --tap vm1 --user alice",
+		flags: []flag{
+			{name: "tap", value: "NAME", help: "call the tap NAME"},
+			{name: "mac", value: "MAC", help: "the guest has the address MAC (default: one is chosen)"},
+			{name: "user", value: "USER", help: "let USER attach a guest without privileges (default: who runs this)"},
+		},
+	},
+	{
+		name: "port-list", group: groupPorts, run: portList,
+		short: "list the ports of a network", operands: oneNetwork(activeNetwork),
+		long: "Ports of origin tap were made by port-create. Plugged ones are links that\n" +
+			"Viaduct was asked to take in, foreign ones were put into the bridge by others.",
+		flags: []flag{{name: "verbose", letter: "v", help: "show what went over them too"}},
+	},
+	{
+		name: "port-dumpxml", group: groupPorts, run: portXML,
+		short: "show a port as XML", operands: onePort(anyPort),
+		long: "Of a port whose guest is not known the link stands for the guest.",
+	},
+	{
+		name: "port-delete", group: groupPorts, run: portDelete,
+		short: "take a port out of its network", operands: onePort(ownPort),
+		long: "Its guest loses its connection. A tap that Viaduct made is removed.",
+	},
+}
+
+// onePort are the operands of verbs about a port.
+func onePort(fits func(engine.Port) bool) []operand {
+	names := func(c *call) []string {
+		args := c.cmd.Flags().Args()
+		if len(args) == 0 {
+			return nil
+		}
+		ports, err := c.client.Ports(c, args[0])
+		if err != nil {
+			return nil
+		}
+		var names []string
+		for _, p := range ports {
+			if fits(p) {
+				names = append(names, p.Link)
+			}
+		}
+		return names
+	}
+	return append(oneNetwork(anyNetwork), operand{name: "port", help: "port UUID or link name", complete: names})
+}
+
+func anyPort(engine.Port) bool   { return true }
+func ownPort(p engine.Port) bool { return p.Origin != engine.OriginForeign }
+
+func portCreate(c *call) error {
+	want := engine.TapPort{Tap: c.text("tap")}
+	if want.Tap == "" {
+		return usagef("command 'port-create' requires --tap NAME")
+	}
+	if text := c.text("mac"); text != "" {
+		var err error
+		if want.MAC, err = netdef.ParseMAC(text); err != nil {
+			return usagef("--mac: %v", err)
+		}
+	}
+	var err error
+	if want.Owner, err = userID(c.text("user")); err != nil {
+		return err
+	}
+	n, err := c.network()
+	if err != nil {
+		return err
+	}
+	p, err := c.client.CreatePort(c, n.UUID.String(), want)
+	if err != nil {
+		return failing(err, "Failed to create port in network %s", n.Name)
+	}
+	if c.output == formatJSON {
+		return c.json(p)
+	}
+	_, err = fmt.Fprintf(c.out, "Port %s created in network %s for a guest with MAC address %s\n", p.Link, printable(n.Name, false), p.MAC)
+	return err
+}
+
+// userID is the number of the user of that name or number; of "" that of
+// whoever runs this.
+func userID(name string) (uint32, error) {
+	if name == "" {
+		return uint32(os.Getuid()), nil
+	}
+	text := name
+	if u, err := user.Lookup(name); err == nil {
+		text = u.Uid
+	}
+	id, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return 0, usagef("--user: there is no user '%s'", name)
+	}
+	return uint32(id), nil
+}
+
+func portList(c *call) error {
+	n, err := c.network()
+	if err != nil {
+		return err
+	}
+	ports, err := c.client.Ports(c, n.UUID.String())
+	if err != nil {
+		return failing(err, "Failed to list ports of network %s", n.Name)
+	}
+	if c.output == formatJSON {
+		return c.json(ports)
+	}
+	t := table{header: []string{"Link", "Origin", "State", "MAC address", "UUID"}}
+	if c.is("verbose") {
+		t.header = append(t.header, "From guest", "To guest")
+	}
+	for _, p := range ports {
+		state, mac := "inactive", ""
+		if p.Active {
+			state = "active"
+		}
+		if !p.MAC.IsZero() {
+			mac = p.MAC.String()
+		}
+		row := []string{p.Link, string(p.Origin), state, orDash(mac), p.UUID.String()}
+		if c.is("verbose") {
+			row = append(row, traffic(p.FromGuest), traffic(p.ToGuest))
+		}
+		t.add(row...)
+	}
+	return t.print(c.out)
+}
+
+// traffic is what went in one direction, with losses only if there are any.
+func traffic(t engine.Traffic) string {
+	text := fmt.Sprintf("%d bytes, %d packets", t.Bytes, t.Packets)
+	var drops []string
+	for reason, n := range t.Drops {
+		drops = append(drops, fmt.Sprintf("%d %s", n, reason))
+	}
+	slices.Sort(drops)
+	if drops != nil {
+		text += " (lost: " + strings.Join(drops, ", ") + ")"
+	}
+	return text
+}
+
+func portXML(c *call) error {
+	n, err := c.network()
+	if err != nil {
+		return err
+	}
+	text, err := c.client.PortXML(c, n.UUID.String(), c.operand("port"))
+	if err != nil {
+		return failing(err, "failed to get port '%s'", c.operand("port"))
+	}
+	if c.output == formatJSON {
+		return c.json(map[string]string{"xml": text})
+	}
+	_, err = fmt.Fprint(c.out, text)
+	return err
+}
+
+func portDelete(c *call) error {
+	n, err := c.network()
+	if err != nil {
+		return err
+	}
+	if err := c.client.DeletePort(c, n.UUID.String(), c.operand("port")); err != nil {
+		return failing(err, "Failed to delete port %s", c.operand("port"))
+	}
+	return c.done(n, "Port %s deleted", c.operand("port"))
+}
