@@ -17,9 +17,7 @@ exit 0
 // pace, has an address, for both settings of the spanning tree protocol.
 func (b *bench) lease() {
 	lab.Need(b, "busybox")
-	l := lab.New(b)
-	defer l.Close()
-	us, them := b.startOurs(l, "ours", 2, 0), b.newLibvirtd(l, 2)
+	us, them := b.startOurs("lease", 2, 0), b.newLibvirtd("lease-libvirt", 2)
 	kinds := []struct {
 		network int
 		stp     string
@@ -31,8 +29,8 @@ func (b *bench) lease() {
 		them.start([]int{k.network})
 		var ours, theirs []time.Duration
 		for i := range b.scale.leases {
-			ours = append(ours, b.leaseOnce(l, us.host.Node, k.network, fmt.Sprintf("g%d%s", i, k.stp)))
-			theirs = append(theirs, b.leaseOnce(l, them.host.Node, k.network, fmt.Sprintf("t%d%s", i, k.stp)))
+			ours = append(ours, b.leaseOnce(us.host.Node, k.network, fmt.Sprintf("g%d%s", i, k.stp)))
+			theirs = append(theirs, b.leaseOnce(them.host.Node, k.network, fmt.Sprintf("t%d%s", i, k.stp)))
 			b.progress("lease with stp %s: %s ours, %s libvirt's", k.stp, seconds(ours[i]), seconds(theirs[i]))
 		}
 		got, their := median(ours), median(theirs)
@@ -44,8 +42,8 @@ func (b *bench) lease() {
 }
 
 // leaseOnce plugs a new guest in.
-func (b *bench) leaseOnce(l *lab.Lab, host *lab.Node, network int, name string) time.Duration {
-	g := l.NewGuest(lab.GuestOptions{Name: name})
+func (b *bench) leaseOnce(host *lab.Node, network int, name string) time.Duration {
+	g := b.lab.NewGuest(lab.GuestOptions{Name: name})
 	defer g.Close()
 	g.WriteScript("/tmp/udhcpc.script", udhcpcScript)
 	began := time.Now()

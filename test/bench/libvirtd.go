@@ -20,9 +20,9 @@ type libvirtd struct {
 }
 
 // newLibvirtd starts it with the networks 0 to count-1 defined.
-func (b *bench) newLibvirtd(l *lab.Lab, count int) *libvirtd {
+func (b *bench) newLibvirtd(name string, count int) *libvirtd {
 	lab.Need(b, "libvirtd", "virsh", "dnsmasq", "iptables")
-	h := l.NewHost(lab.HostOptions{Name: "libvirt"})
+	h := b.lab.NewHost(lab.HostOptions{Name: name})
 	v := &libvirtd{manager: manager{b, h.Node, "/run/libvirt/libvirt-sock"}, host: h}
 	b.must(h.Do(func() error {
 		// What the machine itself has defined is none of ours.

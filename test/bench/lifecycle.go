@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
-
-	"viaduct/internal/lab"
 )
 
 // startLimit is how long a peer may take to be there.
@@ -15,10 +13,8 @@ const startLimit = 30 * time.Second
 // between us, libvirt and, for stops, the bare kernel, and looks at the memory
 // when all of them run.
 func (b *bench) lifecycle() {
-	l := lab.New(b)
-	defer l.Close()
 	total := b.scale.batch * b.scale.batches
-	us, them, bare := b.startOurs(l, "ours", total, 0), b.newLibvirtd(l, total), l.Node("bare")
+	us, them, bare := b.startOurs("ours", total, 0), b.newLibvirtd("libvirt", total), b.lab.Node("bare")
 	for n := range total {
 		bare.AddBridge(bridgeName(n))
 		bare.AddAddr(bridgeName(n), netip.MustParsePrefix(subnet(n)+".1/24"))

@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"time"
-
-	"viaduct/internal/lab"
 )
 
 // fewNetworks is where the growth per further network is counted from.
@@ -16,9 +14,7 @@ const edge = 50
 // manyNetworks starts many networks by single calls, and looks at what the last
 // ones cost beside the first: time, and memory.
 func (b *bench) manyNetworks() {
-	l := lab.New(b)
-	defer l.Close()
-	us := b.startOurs(l, "ours", b.scale.many, 0)
+	us := b.startOurs("many", b.scale.many, 0)
 	few := min(fewNetworks, b.scale.many/2)
 	took := us.start(numbers(0, few))
 	before := us.memory()
@@ -39,9 +35,13 @@ func (b *bench) manyNetworks() {
 func (b *bench) boot() {
 	few, many := b.scale.fewStarted, b.scale.many
 	took := map[int][]time.Duration{}
-	for range b.scale.boots {
-		for _, count := range []int{0, few, many} {
-			took[count] = append(took[count], b.bootOnce(count))
+	for i := range b.scale.boots {
+		counts := []int{0, few, many}
+		if i >= b.scale.bigBoots {
+			counts = counts[:2]
+		}
+		for _, count := range counts {
+			took[count] = append(took[count], b.bootOnce(fmt.Sprintf("boot%d-%d", i, count), count))
 		}
 	}
 	idle := median(took[0])
@@ -51,13 +51,12 @@ func (b *bench) boot() {
 }
 
 // bootOnce is how long a daemon takes until it is ready with its networks up.
-func (b *bench) bootOnce(count int) time.Duration {
-	l := lab.New(b)
-	defer l.Close()
-	us := b.newOurs(l, "ours", count, count)
+func (b *bench) bootOnce(name string, count int) time.Duration {
+	us := b.newOurs(name, count, count)
 	began := time.Now()
 	b.must(us.daemon.Start())
 	took := time.Since(began)
+	us.daemon.Kill9() // it has done its work
 	b.progress("daemon start with %d networks: %s", count, millis(took))
 	return took
 }

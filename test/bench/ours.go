@@ -20,8 +20,8 @@ const ourSocket = "/run/virsh-sock"
 
 // newOurs makes a host whose daemon, not started yet, has the networks 0 to count-1
 // defined, and as many of them marked for autostart.
-func (b *bench) newOurs(l *lab.Lab, name string, count, autostart int) *ours {
-	h := l.NewHost(lab.HostOptions{Name: name})
+func (b *bench) newOurs(name string, count, autostart int) *ours {
+	h := b.lab.NewHost(lab.HostOptions{Name: name})
 	o := &ours{manager: manager{b, h.Node, ourSocket}, host: h}
 	o.daemon = h.NewDaemon(b.binary, lab.DaemonOptions{Args: []string{
 		"--libvirt-socket", ourSocket, "--libvirt-dir", "/nowhere", "--no-default", "--log-level", "warn",
@@ -48,8 +48,8 @@ func (b *bench) newOurs(l *lab.Lab, name string, count, autostart int) *ours {
 }
 
 // startOurs is newOurs with the daemon running.
-func (b *bench) startOurs(l *lab.Lab, name string, count, autostart int) *ours {
-	o := b.newOurs(l, name, count, autostart)
+func (b *bench) startOurs(name string, count, autostart int) *ours {
+	o := b.newOurs(name, count, autostart)
 	b.must(o.daemon.Start())
 	return o
 }

@@ -63,7 +63,10 @@ func (r *report) markdown() string {
 	s.WriteString("| what | ours | compared with | ratio | wanted | met |\n| --- | --- | --- | --- | --- | --- |\n")
 	for _, row := range r.rows {
 		met := "yes"
-		if !row.met {
+		switch {
+		case row.wanted == "":
+			met = ""
+		case !row.met:
 			met = "**no**"
 		}
 		fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s |\n", row.what, row.ours, row.peer, row.ratio, row.wanted, met)

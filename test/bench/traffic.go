@@ -4,14 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
 	"viaduct/internal/lab"
 )
-
-// trafficSizes are how many networks a host has while one of them is used.
-func (b *bench) trafficSizes() []int { return []int{1, 100, b.scale.many} }
 
 // site is a guest of the host's middle network, and a host outside that it
 // sends to through the host's address translation.
@@ -20,78 +18,94 @@ type site struct {
 	networks int
 	guest    *lab.Guest
 	outside  *lab.Outside
-	packets  []float64 // received per second
-	bits     []float64 // per second by TCP
+	rates    []float64 // per second, one of each round
 }
 
 // udpPayload makes a frame of 64 bytes, without its checksum: UDP, IPv4 and
 // Ethernet headers take 42.
 const udpPayload = 22
 
+// kinds are the kinds of traffic.
+var kinds = []struct {
+	what    string
+	measure func(*bench, *site) float64
+	show    func(float64) string
+}{
+	{"NAT, 64-byte UDP", (*bench).packetRate, func(v float64) string { return fmt.Sprintf("%.1f k/s", v/1e3) }},
+	{"NAT, TCP", (*bench).bitRate, func(v float64) string { return fmt.Sprintf("%.1f Gb/s", v/1e9) }},
+}
+
 // traffic measures one flow from a guest outward with few and many networks on
-// the host, with our rules and with those that libvirt would have.
+// the host, with our rules and with those that libvirt would have. What is to be
+// compared is measured in turn, so that a busy moment of the machine meets all.
 func (b *bench) traffic() {
 	lab.Need(b, "iperf3", "iptables-restore")
-	l := lab.New(b)
-	defer l.Close()
-	var sites []*site
-	for _, count := range b.trafficSizes() {
-		sites = append(sites, b.ourSite(l, count), b.linearSite(l, count))
+	var ours, linear []*site
+	for _, count := range []int{1, 100, b.scale.many} {
+		ours = append(ours, b.ourSite(count))
+		linear = append(linear, b.linearSite(count))
 	}
-	for round := range b.scale.rounds {
-		for _, s := range sites {
-			s.packets = append(s.packets, b.packetRate(s))
-			s.bits = append(s.bits, b.bitRate(s))
-			b.progress("round %d, %d networks, %s: %.0f packets/s, %.2f Gb/s by TCP", round+1, s.networks, s.style,
-				s.packets[round], s.bits[round]/1e9)
+	all := append(slices.Clone(ours), linear...)
+	for _, kind := range kinds {
+		for round := range b.scale.rounds {
+			for i := range all {
+				s := all[i]
+				if round%2 == 1 {
+					s = all[len(all)-1-i]
+				}
+				s.rates = append(s.rates, kind.measure(b, s))
+				b.progress("%s, %s, %d networks: %s", kind.what, s.style, s.networks, kind.show(s.rates[round]))
+			}
 		}
-	}
-	for _, kind := range []struct {
-		what string
-		of   func(*site) float64
-		show func(float64) string
-	}{
-		{"NAT, 64-byte UDP", func(s *site) float64 { return median(s.packets) }, func(v float64) string { return fmt.Sprintf("%.0f k/s", v/1e3) }},
-		{"NAT, TCP", func(s *site) float64 { return median(s.bits) }, func(v float64) string { return fmt.Sprintf("%.1f Gb/s", v/1e9) }},
-	} {
-		for i := 0; i < len(sites); i += 2 {
-			us, them := kind.of(sites[i]), kind.of(sites[i+1])
-			what := fmt.Sprintf("%s, %d networks", kind.what, sites[i].networks)
-			if i == len(sites)-2 {
-				one := kind.of(sites[0])
-				b.report.add(atLeast(what, kind.show(us), "ours with 1 network "+kind.show(one), us/one, 0.9),
-					atLeast("the same", kind.show(us), "linear rules "+kind.show(them), us/them, 10))
+		for i, us := range ours {
+			what := fmt.Sprintf("%s, %d networks", kind.what, us.networks)
+			figure, their := kind.show(median(us.rates)), "linear rules "+kind.show(median(linear[i].rates))
+			if i < len(ours)-1 {
+				b.report.add(row{what, figure, their, times(ratio(us, linear[i])), "", true})
 				continue
 			}
-			b.report.add(row{what, kind.show(us), "linear rules " + kind.show(them), times(us / them), "", true})
+			b.report.add(atLeast(what, figure, their, ratio(us, linear[i]), 10),
+				atLeast("the same", figure, "ours with 1 network "+kind.show(median(ours[0].rates)), ratio(us, ours[0]), 0.9))
+		}
+		for _, s := range all {
+			s.rates = nil
 		}
 	}
 }
 
+// ratio is the median over all rounds of how much faster a is than b.
+func ratio(a, b *site) float64 {
+	quotients := make([]float64, len(a.rates))
+	for i := range quotients {
+		quotients[i] = a.rates[i] / b.rates[i]
+	}
+	return median(quotients)
+}
+
 // ourSite is a host with our daemon.
-func (b *bench) ourSite(l *lab.Lab, count int) *site {
-	us := b.startOurs(l, fmt.Sprintf("ours%d", count), count, count)
-	return b.newSite(l, us.host, "ours", count)
+func (b *bench) ourSite(count int) *site {
+	us := b.startOurs(fmt.Sprintf("ours%d", count), count, count)
+	return b.newSite(us.host, "ours", count)
 }
 
 // linearSite is a host with the rules that libvirt's iptables backend would
 // have for as many networks, of which only the one in use has a bridge.
-func (b *bench) linearSite(l *lab.Lab, count int) *site {
-	h := l.NewHost(lab.HostOptions{Name: fmt.Sprintf("linear%d", count)})
+func (b *bench) linearSite(count int) *site {
+	h := b.lab.NewHost(lab.HostOptions{Name: fmt.Sprintf("linear%d", count)})
 	h.SetSysctl("net.ipv4.ip_forward", "1")
 	used := count / 2
 	h.AddBridge(bridgeName(used))
 	h.AddAddr(bridgeName(used), netip.MustParsePrefix(subnet(used)+".1/24"))
 	_, err := h.RunCommand(b.ctx, lab.Command{Argv: []string{"iptables-restore"}, Stdin: linearRules(count)})
 	b.must(err)
-	return b.newSite(l, h, "linear rules", count)
+	return b.newSite(h, "linear rules", count)
 }
 
 // newSite plugs a guest into the middle network. An address of its own spares it
 // the client.
-func (b *bench) newSite(l *lab.Lab, h *lab.Host, style string, count int) *site {
+func (b *bench) newSite(h *lab.Host, style string, count int) *site {
 	used := count / 2
-	g := l.PlugGuest(h.Node, bridgeName(used), "vnet0")
+	g := b.lab.PlugGuest(h.Node, bridgeName(used), "vnet0")
 	g.AddAddr("eth0", netip.MustParsePrefix(subnet(used)+".200/24"))
 	g.AddRoute(netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.MustParseAddr(subnet(used)+".1"))
 	lab.Eventually(b, startLimit, func() error { return g.Reach(b.ctx, netip.AddrPortFrom(h.Outside.Addr, lab.PortEcho)) })
