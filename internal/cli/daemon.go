@@ -5,8 +5,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 
+	"viaduct/internal/bridgehelper"
 	"viaduct/internal/daemon"
 	"viaduct/internal/engine"
 	"viaduct/internal/httpapi"
@@ -60,6 +62,15 @@ func runDaemon(c *call) error {
 			},
 		}},
 	}
+	config.Doors = append(config.Doors, daemon.Door{
+		Name: "bridge helper",
+		// Everybody may ask; the list of who gets what is looked at there.
+		Sockets: []daemon.Socket{{Path: helperSocket(c.socket), Mode: 0o666}},
+		Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
+			allow := filepath.Join(c.text("config-dir"), "bridge.conf")
+			return (&bridgehelper.Server{Allow: allow, OpenTap: e.OpenTap, Log: log}).Serve(ctx, l)
+		},
+	})
 	if path := c.text("libvirt-socket"); path != "" {
 		config.Doors = append(config.Doors, daemon.Door{
 			Name:    "libvirt",

@@ -20,7 +20,7 @@ import (
 type program func(args []string) int
 
 // programs are the names other than viaduct that the binary answers to.
-var programs = map[string]program{"vif-viaduct": vifViaduct}
+var programs = map[string]program{"vif-viaduct": vifViaduct, "viaduct-bridge-helper": bridgeHelper}
 
 // Main runs the program that args[0] names, and returns its exit status.
 func Main(args []string) int {

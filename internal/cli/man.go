@@ -156,6 +156,7 @@ func (p *page) overview(root *cobra.Command) {
 	p.request("SH", "FILES")
 	p.item(defaultSocket, "the daemon's socket")
 	p.item("/etc/viaduct/networks", "definitions, one XML file for each network")
+	p.item("/etc/viaduct/bridge.conf", "which users' guests may be plugged into which bridges by viaduct-bridge-helper")
 	p.item("/etc/viaduct/networks/autostart", "links to those that start with the host")
 	p.item("/var/lib/viaduct", "leases")
 	p.item("/run/viaduct", "what ends with the host")
