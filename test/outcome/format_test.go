@@ -1,14 +1,10 @@
 package outcome
 
 import (
-	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"viaduct/internal/lab"
 )
 
 // keptFile is a file that the daemon keeps, with its mark of version 1.
@@ -96,9 +92,7 @@ func TestNewerDefinition(t *testing.T) {
 	s.must(err)
 	named := f.path + " has format version 99"
 	s.must(s.daemon.Start())
-	if !strings.Contains(s.daemon.Output(), named) {
-		t.Errorf("the log does not name the file and its version:\n%s", s.daemon.Output())
-	}
+	s.logs(named)
 	if now := s.host.Dump(); now != before {
 		t.Errorf("the host has changed:\n%s", cmp.Diff(before, now))
 	}
@@ -128,12 +122,7 @@ func TestNewerStatus(t *testing.T) {
 	newer, err := s.host.ReadFile(f.path)
 	s.must(err)
 	s.must(s.daemon.Start())
-	lab.Eventually(t, 5*time.Second, func() error {
-		if !strings.Contains(s.daemon.Output(), f.path+" has format version 99") {
-			return fmt.Errorf("the log does not name the file and its version:\n%s", s.daemon.Output())
-		}
-		return nil
-	})
+	s.logs(f.path + " has format version 99")
 	s.is(f.path, newer)
 	if now := s.host.Dump(); now != before {
 		t.Errorf("the host has changed:\n%s", cmp.Diff(before, now))

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +103,15 @@ func (s *site) viaduct(args ...string) string {
 		s.t.Fatalf("viaduct %s: %v, exit code %d\n%s%s", strings.Join(args, " "), err, r.Code, r.Stdout, r.Stderr)
 	}
 	return r.Stdout
+}
+
+// logs fails the test unless the daemon says a line with the text.
+func (s *site) logs(text string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := s.daemon.Process().WaitLine(ctx, regexp.QuoteMeta(text))
+	s.must(err)
 }
 
 // refused runs a command that must fail and returns its error output.
