@@ -30,6 +30,7 @@ docs: build
 
 install: docs
 	install -Dm755 bin/viaduct $(DESTDIR)$(bindir)/viaduct
+	ln -sf viaduct $(DESTDIR)$(bindir)/viaduct-bridge-helper
 	install -d $(DESTDIR)$(mandir) $(DESTDIR)$(unitdir)
 	install -m644 bin/share/man/*.1 $(DESTDIR)$(mandir)/
 	sed 's|@bindir@|$(bindir)|' packaging/viaduct.service.in >$(DESTDIR)$(unitdir)/viaduct.service
