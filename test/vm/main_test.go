@@ -1,0 +1,56 @@
+// Package vm runs the daemon in a virtual machine with an older kernel, where
+// the power can be cut.
+package vm
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"viaduct/internal/lab"
+)
+
+func TestMain(m *testing.M) {
+	lab.Init()
+	os.Exit(run(m))
+}
+
+// scratch is a folder that lasts as long as the tests.
+var scratch string
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "vm")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	scratch = dir
+	return m.Run()
+}
+
+// need skips the test, saying why, where the machine lacks what a virtual one
+// needs; on the project's own machines the test fails.
+func need(t *testing.T) {
+	t.Helper()
+	missing := lab.Missing("qemu-system-x86_64", "mke2fs", "busybox", "cpio", "depmod", "apt-get", "dpkg-deb", "nft", "ldd")
+	if len(missing) == 0 {
+		return
+	}
+	if lab.Strict() {
+		t.Fatalf("needs %q, which is not installed", missing)
+	}
+	t.Skipf("needs %q, which is not installed", missing)
+}
+
+func goBuild(pkg, name string) (string, error) {
+	path := filepath.Join(scratch, name)
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return path, nil
+}
