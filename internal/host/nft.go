@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/google/nftables"
 
@@ -41,6 +43,8 @@ type nftApplier struct {
 	foreign chan struct{}
 
 	requests chan *nftRequest
+	coming   atomic.Int32  // requests that are on their way, see expect
+	cost     time.Duration // what the last transaction took; the writer's
 	done     chan struct{}
 	tasks    sync.WaitGroup
 	close    func() error

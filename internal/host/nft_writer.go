@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +31,7 @@ type goneStep struct {
 }
 
 // write is the writer: the only goroutine that uses the socket and changes the
-// mirror. It makes one transaction of all requests that wait.
+// mirror. It makes one transaction of the requests that come together.
 func (a *nftApplier) write() {
 	for {
 		select {
@@ -39,20 +40,53 @@ func (a *nftApplier) write() {
 		case <-a.dirty.wake:
 			a.refresh()
 		case first := <-a.requests:
-			batch := append(make([]*nftRequest, 0, 8), first)
-		waiting:
-			for len(batch) < maxMerged {
-				select {
-				case r := <-a.requests:
-					batch = append(batch, r)
-				default:
-					break waiting
-				}
-			}
+			batch := a.gather(first)
 			a.refresh()
+			began := time.Now()
 			a.commitMerged(batch)
+			a.cost = time.Since(began)
 		}
 	}
+}
+
+// expect tells that n more requests are to come, or, if n is negative, that
+// they are here or will never come.
+func (a *nftApplier) expect(n int) { a.coming.Add(int32(n)) }
+
+// patience is how long a request waits for others that are on their way, in
+// transactions. For each transaction the kernel checks all rules of a table
+// again. Beside 1000 networks that takes as long as the rest of a network's
+// start, so that many networks at once are up sooner if they wait for each other.
+const patience = 4
+
+// gather returns the requests for the next transaction: the first and all that
+// wait, and those that come soon. If none are on their way it does not wait.
+func (a *nftApplier) gather(first *nftRequest) []*nftRequest {
+	batch := append(make([]*nftRequest, 0, 8), first)
+	var enough <-chan time.Time
+	for len(batch) < maxMerged {
+		select {
+		case r := <-a.requests:
+			batch = append(batch, r)
+			continue
+		default:
+		}
+		if a.coming.Load() <= 0 {
+			return batch
+		}
+		if enough == nil {
+			enough = time.After(patience * a.cost)
+		}
+		select {
+		case r := <-a.requests:
+			batch = append(batch, r)
+		case <-enough:
+			return batch
+		case <-a.done:
+			return batch
+		}
+	}
+	return batch
 }
 
 // commitMerged carries out requests that do not know of each other. When the

@@ -56,6 +56,13 @@ var takesAlong = map[hoststate.Kind]bool{
 	hoststate.KindBridge: true, hoststate.KindLinkUp: true, hoststate.KindTable: true,
 }
 
+// expectant is an applier that likes to know how many more calls of its Apply
+// are on their way, so that it can carry them out together. A negative number
+// takes back what came, or what never will.
+type expectant interface {
+	expect(n int)
+}
+
 // watcher is an applier that tells of changes. An empty slice says that
 // everything may have changed. The channel is closed with the applier.
 type watcher interface {
@@ -228,15 +235,27 @@ func (h *kernelHost) Apply(ctx context.Context, ops []hoststate.Op) error {
 		return err
 	}
 	var undo []hoststate.Op // in the order in which to carry it out
-	for _, r := range runs {
+	expect(runs, 1)
+	for i, r := range runs {
+		expect(runs[i:i+1], -1)
 		inverse := h.inverse(r.ops)
 		if err := h.carryOut(ctx, r); err != nil {
+			expect(runs[i+1:], -1)
 			err.Err = errors.Join(err.Err, h.undo(context.WithoutCancel(ctx), undo))
 			return err
 		}
 		undo = append(inverse, undo...)
 	}
 	return nil
+}
+
+// expect tells appliers how many more calls each run makes.
+func expect(runs []run, calls int) {
+	for _, r := range runs {
+		if e, ok := r.applier.(expectant); ok {
+			e.expect(calls)
+		}
+	}
 }
 
 // carryOut carries out one run.
