@@ -47,12 +47,12 @@ func TestDiff(t *testing.T) {
 			"+ address 192.168.122.1/24 on virbr0", "+ up virbr0", "+ route 10.0.0.0/8 dev virbr0",
 			"+ port tap0 of bridge virbr0", "+ service dhcp4 a",
 		}},
-		{"stop: what goes with its container is implied, but the link goes down first", nil, all, []string{
-			"- up virbr0", "- service dhcp4 a", "- table inet viaduct", "- sysctl net/ipv4/ip_forward = 1",
+		{"stop: what goes with its container is implied, but services end and the link goes down first", nil, all, []string{
+			"- service dhcp4 a", "- up virbr0", "- table inet viaduct", "- sysctl net/ipv4/ip_forward = 1",
 			"- bridge virbr0 mac 02:00:00:00:00:00 mtu 1500 stp off",
 		}},
 		{"the container stays", state(bridge, table), all, []string{
-			"- up virbr0", "- service dhcp4 a", "- port tap0 of bridge virbr0", "- element inet viaduct s { 1 }",
+			"- service dhcp4 a", "- up virbr0", "- port tap0 of bridge virbr0", "- element inet viaduct s { 1 }",
 			"- chain inet viaduct input { }", "- route 10.0.0.0/8 dev virbr0", "- address 192.168.122.1/24 on virbr0",
 			"- sysctl net/ipv4/conf/virbr0/rp_filter = 1", "- sysctl net/ipv4/ip_forward = 1",
 		}},

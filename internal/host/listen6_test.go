@@ -99,14 +99,40 @@ func TestDHCP6ConnReads(t *testing.T) {
 		frame := append(net.HardwareAddr{}, d.mac...)
 		frame = append(frame, 2, 0, 0, 0, 0, 1, 0x86, 0xdd)
 		frame = append(frame, udp6(from, netip.MustParseAddr(d.to), "solicit!")...)
-		if err := sender.WriteFrame(frame); err != nil {
-			t.Fatal(err)
-		}
+		stop := repeat(t, func() error { return sender.WriteFrame(frame) })
 		buf := make([]byte, 100)
 		n, source, group, err := c.ReadPacket(buf)
+		stop()
 		if err != nil || string(buf[:n]) != "solicit!" || source != from || group != d.group {
 			t.Errorf("to %s: read %q from %v, group %v, %v", d.to, buf[:n], source, group, err)
 		}
+	}
+}
+
+// repeat sends something every so often until stopped, since a kernel under
+// load may not take the first packet to a new address yet.
+func repeat(t *testing.T, send func() error) (stop func()) {
+	t.Helper()
+	if err := send(); err != nil {
+		t.Fatal(err)
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				_ = send()
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
 	}
 }
 
