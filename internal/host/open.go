@@ -76,8 +76,10 @@ type kernelHost struct {
 	rtnl    *rtnl
 	mirror  *mirror
 	passes  *passApplier
+	tracked conntrack
 	changes *changes
 	fault   func(string)
+	log     *slog.Logger
 
 	done  chan struct{}
 	tasks sync.WaitGroup
@@ -93,8 +95,8 @@ func Open(o Options) (Host, error) {
 		o.Fault = func(string) {}
 	}
 	h := &kernelHost{
-		byKind: map[hoststate.Kind]Applier{}, rtnl: newRTNL(), changes: newChanges(),
-		fault: o.Fault, done: make(chan struct{}),
+		byKind: map[hoststate.Kind]Applier{}, rtnl: newRTNL(), tracked: newConntrack(), changes: newChanges(),
+		fault: o.Fault, log: o.Log, done: make(chan struct{}),
 	}
 	var err error
 	if h.mirror, err = newMirror(h.rtnl, h.changes); err != nil {
@@ -156,6 +158,7 @@ func (h *kernelHost) shut() error {
 	}
 	h.tasks.Wait()
 	h.rtnl.close()
+	h.tracked.netlink.close()
 	return err
 }
 
@@ -245,6 +248,13 @@ func (h *kernelHost) Apply(ctx context.Context, ops []hoststate.Op) error {
 			return err
 		}
 		undo = append(inverse, undo...)
+	}
+	// The rules are in force: what they forbid ends, also where a connection
+	// that is established could pass.
+	if gone := withdrawn(ops); len(gone) > 0 {
+		if err := h.tracked.forget(gone); err != nil {
+			h.log.Warn("connections that are no longer permitted may go on until they end", "addresses", gone, "error", err)
+		}
 	}
 	return nil
 }

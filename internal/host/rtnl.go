@@ -10,11 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rtnl talks to the kernel's routing netlink. Every request in flight has a
+// rtnl talks to the kernel by netlink, for the most part about links and
+// routes. Every request in flight has a
 // socket of its own, because a request is over only when the kernel is done
 // with it and the removal of a bridge takes tens of milliseconds.
 type rtnl struct {
-	idle chan *netlink.Conn
+	protocol int // of netlink
+	idle     chan *netlink.Conn
 }
 
 // maxIdle is how many sockets are kept for later requests.
@@ -24,7 +26,11 @@ const maxIdle = 8
 // interrupts one when what it lists changes meanwhile.
 const maxDumps = 50
 
-func newRTNL() *rtnl { return &rtnl{idle: make(chan *netlink.Conn, maxIdle)} }
+func newRTNL() *rtnl { return newNetlink(unix.NETLINK_ROUTE) }
+
+func newNetlink(protocol int) *rtnl {
+	return &rtnl{protocol: protocol, idle: make(chan *netlink.Conn, maxIdle)}
+}
 
 // with runs f with a socket from the pool.
 func (r *rtnl) with(f func(*netlink.Conn) error) error {
@@ -33,7 +39,7 @@ func (r *rtnl) with(f func(*netlink.Conn) error) error {
 	case c = <-r.idle:
 	default:
 		var err error
-		if c, err = netlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
+		if c, err = netlink.Dial(r.protocol, nil); err != nil {
 			return fmt.Errorf("open netlink socket: %w", err)
 		}
 		// Older kernels lack this; the error is then the bare number.
