@@ -40,7 +40,7 @@ var definitionVerbs = []verb{
 			if err != nil {
 				return failing(err, "Failed to create network from %s", c.operand("file"))
 			}
-			return c.done(n, "Network %s created from %s", n.Name, c.operand("file"))
+			return c.started(n, "Network %s created from %s", n.Name, c.operand("file"))
 		},
 	},
 	{

@@ -11,19 +11,20 @@ var lifecycleVerbs = []verb{
 	{
 		name: "net-start", virsh: true, group: groupNetworks,
 		short: "start an inactive network", operands: oneNetwork(inactiveNetwork),
-		run: act((*httpapi.Client).Start, "Network %s started", "Failed to start network %s"),
+		run:  act((*httpapi.Client).Start, (*call).started, "Network %s started", "Failed to start network %s"),
+		long: "For a routed network it notes which routes the LAN's router needs.",
 	},
 	{
 		name: "net-destroy", virsh: true, group: groupNetworks,
 		short: "stop a network", operands: oneNetwork(activeNetwork),
 		long: "Its guests lose their connection. A transient network is gone afterwards.",
-		run:  act((*httpapi.Client).Destroy, "Network %s destroyed", "Failed to destroy network %s"),
+		run:  act((*httpapi.Client).Destroy, (*call).done, "Network %s destroyed", "Failed to destroy network %s"),
 	},
 	{
 		name: "net-undefine", virsh: true, group: groupNetworks,
 		short: "forget the persistent definition of a network", operands: oneNetwork(persistentNetwork),
 		long: "An active network goes on as a transient one.",
-		run:  act((*httpapi.Client).Undefine, "Network %s has been undefined", "Failed to undefine network %s"),
+		run:  act((*httpapi.Client).Undefine, (*call).done, "Network %s has been undefined", "Failed to undefine network %s"),
 	},
 	{
 		name: "net-autostart", virsh: true, group: groupNetworks, run: netAutostart,
@@ -32,8 +33,8 @@ var lifecycleVerbs = []verb{
 	},
 }
 
-// act is a verb that does one thing to one network.
-func act(do func(*httpapi.Client, context.Context, string) error, success, fail string) func(*call) error {
+// act is a verb that does one thing to one network and then says so.
+func act(do func(*httpapi.Client, context.Context, string) error, say func(*call, engine.Info, string, ...any) error, success, fail string) func(*call) error {
 	return func(c *call) error {
 		n, err := c.network()
 		if err != nil {
@@ -42,7 +43,7 @@ func act(do func(*httpapi.Client, context.Context, string) error, success, fail 
 		if err := do(c.client, c, n.UUID.String()); err != nil {
 			return failing(err, fail, n.Name)
 		}
-		return c.done(n, success, n.Name)
+		return say(c, n, success, n.Name)
 	}
 }
 

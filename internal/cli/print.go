@@ -31,15 +31,35 @@ type done struct {
 	Message string `json:"message"`
 	Network string `json:"network"`
 	UUID    string `json:"uuid"`
+	// Notes tell what is left to do elsewhere.
+	Notes []string `json:"notes,omitempty"`
 }
 
 func (c *call) done(n engine.Info, format string, args ...any) error {
+	return c.doneNoting(n, nil, format, args...)
+}
+
+// doneNoting is done with notes, which go to the error output: what virsh
+// prints too stays as it is.
+func (c *call) doneNoting(n engine.Info, notes []string, format string, args ...any) error {
 	message := fmt.Sprintf(format, args...)
 	if c.output == formatJSON {
-		return c.json(done{message, n.Name, n.UUID.String()})
+		return c.json(done{message, n.Name, n.UUID.String(), notes})
 	}
 	_, err := fmt.Fprintln(c.out, printable(message, true))
+	for _, note := range notes {
+		fmt.Fprintln(c.errs, "note: "+printable(note, false))
+	}
 	return err
+}
+
+// started is done for a network that has been started.
+func (c *call) started(n engine.Info, format string, args ...any) error {
+	notes, err := c.client.Notes(c, n.UUID.String())
+	if err != nil {
+		return failing(err, "failed to get notes about network '%s'", n.Name)
+	}
+	return c.doneNoting(n, notes, format, args...)
 }
 
 // table is printed in virsh's layout: columns as wide as their widest cell,

@@ -24,6 +24,8 @@ type Fake struct {
 	// PassList and BlockerList are what Passes and Blockers tell.
 	PassList    []hoststate.Pass
 	BlockerList []string
+	// OutwardList is what Outward tells, of any link.
+	OutwardList []netip.Addr
 	// CollectedList is what Collected tells, of any set.
 	CollectedList []hoststate.Element
 
@@ -102,6 +104,9 @@ func (f *Fake) Uplinks() []Uplink {
 	}
 	return list
 }
+
+// Outward implements Host.
+func (f *Fake) Outward(string) []netip.Addr { return f.OutwardList }
 
 // Counters implements Host: nothing ever went over any link.
 func (f *Fake) Counters(name string) (Counters, error) {

@@ -45,6 +45,10 @@ type Host interface {
 	// Uplinks returns the links that may lead out, sorted by name: those that
 	// are neither ports of a bridge, nor loopback, nor ours.
 	Uplinks() []Uplink
+	// Outward returns the host's own address of each family, as far as there is
+	// one, by which routers outside reach it: on the named link, or on that of
+	// its default route if dev is "".
+	Outward(dev string) []netip.Addr
 	// Passes lists the foreign chains in which marked packets have to be let
 	// through, whether they are already or not.
 	Passes() []hoststate.Pass

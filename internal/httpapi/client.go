@@ -138,6 +138,11 @@ func (c *Client) Warnings(ctx context.Context, ref string) ([]string, error) {
 	return get[[]string](ctx, c, network(ref)+"/warnings")
 }
 
+// Notes tells what is to be done elsewhere for the network to be of full use.
+func (c *Client) Notes(ctx context.Context, ref string) ([]string, error) {
+	return get[[]string](ctx, c, network(ref)+"/notes")
+}
+
 // Plug makes a guest's link a port of the network. The daemon waits for a link
 // that does not exist yet, up to 15 s.
 func (c *Client) Plug(ctx context.Context, ref, link string, wait time.Duration) error {

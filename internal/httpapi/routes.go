@@ -40,7 +40,8 @@ var routes = []route{
 	{"GET /v1/networks/{ref}/xml", []string{"inactive"}, getXML},
 	{"GET /v1/networks/{ref}/leases", []string{"mac"}, getLeases},
 	{"GET /v1/networks/{ref}/plan", nil, getPlan},
-	{"GET /v1/networks/{ref}/warnings", nil, getWarnings},
+	{"GET /v1/networks/{ref}/warnings", nil, texts(API.Warnings)},
+	{"GET /v1/networks/{ref}/notes", nil, texts(API.Notes)},
 	{"POST /v1/networks/{ref}/start", nil, act(API.Start)},
 	{"POST /v1/networks/{ref}/destroy", nil, act(API.Destroy)},
 	{"PUT /v1/networks/{ref}/autostart", nil, act(autostart(true))},
@@ -216,9 +217,12 @@ func getPlan(_ *Server, r request) (any, error) {
 	return p, err
 }
 
-func getWarnings(_ *Server, r request) (any, error) {
-	warnings, err := r.api.Warnings(r.net.UUID)
-	return list(warnings), err
+// texts answers with what there is to say about the network.
+func texts(say func(API, netdef.UUID) ([]string, error)) func(*Server, request) (any, error) {
+	return func(_ *Server, r request) (any, error) {
+		said, err := say(r.api, r.net.UUID)
+		return list(said), err
+	}
 }
 
 // streamEvents writes one JSON object a line for each event, until the client

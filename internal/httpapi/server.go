@@ -43,6 +43,7 @@ type API interface {
 	Leases(id netdef.UUID, mac string) ([]netdef.Lease, error)
 	Plan(id netdef.UUID) (string, error)
 	Warnings(id netdef.UUID) ([]string, error)
+	Notes(id netdef.UUID) ([]string, error)
 	Reload(ctx context.Context) (engine.ReloadReport, error)
 	Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error
 	Unplug(ctx context.Context, link string) error

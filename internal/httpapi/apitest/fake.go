@@ -292,6 +292,16 @@ func (f *Fake) Warnings(id netdef.UUID) ([]string, error) {
 	return f.warnings[id], nil
 }
 
+// Notes are about routed networks.
+func (f *Fake) Notes(id netdef.UUID) (notes []string, err error) {
+	return notes, f.change(id, func(n *network) error {
+		if n.Active && n.Mode == netdef.ModeRoute {
+			notes = []string{"the LAN's router needs a route"}
+		}
+		return nil
+	})
+}
+
 // Plug counts a link that begins with "vif" as a port of an active network.
 // Others do not exist.
 func (f *Fake) Plug(_ context.Context, id netdef.UUID, link string, _ time.Duration) error {
