@@ -92,7 +92,10 @@ func (e *Engine) affected(keys []hoststate.Key) map[*network]bool {
 	if newLinks {
 		// One that is an uplink concerns the networks that forward IPv6.
 		for _, n := range e.networks {
-			if _, forwards := n.fragment.Own[plan.ForceForwarding(n.definition().Bridge.Name)]; forwards {
+			if n.live == nil { // and maybe without any definition, about to be gone
+				continue
+			}
+			if _, forwards := n.fragment.Own[plan.ForceForwarding(n.live.Bridge.Name)]; forwards {
 				add(n)
 			}
 		}
