@@ -238,8 +238,8 @@ func (m *mirror) uplinks() []Uplink {
 			}
 		}
 		for _, l := range m.links {
-			if out := m.export(l); out.Master == "" && out.Name != "lo" && !strings.HasPrefix(out.Alias, aliasPrefix) {
-				list = append(list, Uplink{Name: out.Name, RA: ra[l.index]})
+			if l.master == 0 && l.name != "lo" && !strings.HasPrefix(l.alias, aliasPrefix) {
+				list = append(list, Uplink{Name: l.name, RA: ra[l.index]})
 			}
 		}
 	})
