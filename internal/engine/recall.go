@@ -149,6 +149,7 @@ func (e *Engine) recallPorts(inactive []store.Status, aside leftAside) (keeping 
 				err = e.keepInactive(n)
 			}
 			if taps := e.inactive(n); len(taps.Own) > 0 {
+				n.fragment = plan.Fragment{Own: e.leftUp(n)}
 				keeping = append(keeping, adopted{network: n, want: taps})
 			}
 		case !aside.has(s.Name):
@@ -161,4 +162,17 @@ func (e *Engine) recallPorts(inactive []store.Status, aside leftAside) (keeping 
 		}
 	}
 	return keeping, understood
+}
+
+// leftUp are the taps of an inactive network that are up, as a start or stop
+// that was cut short leaves them: without their bridge they would lead guests
+// to the host itself.
+func (e *Engine) leftUp(n *network) hoststate.State {
+	state := hoststate.State{}
+	for _, p := range n.ports {
+		if l, exists := e.Host.Link(p.name); p.made && exists && p.is(l) && l.Up && e.ours(n, l.Master) {
+			state.Add(hoststate.LinkUp{Link: p.name})
+		}
+	}
+	return state
 }

@@ -412,6 +412,13 @@ func (r *trial) networks() map[string]network {
 		if i.Active {
 			n.Live = domain(r.viaduct("net-dumpxml", i.Name))
 		}
+		var ports []engine.Port
+		r.json(&ports, "port-list", i.Name)
+		for _, p := range ports {
+			if p.Origin == engine.OriginTap {
+				n.Tap += p.Link
+			}
+		}
 		found[i.Name] = n
 	}
 	return found

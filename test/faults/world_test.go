@@ -20,6 +20,7 @@ type network struct {
 	Config    string // the persistent definition; "" for a transient network
 	Live      string // the definition in effect; "" while inactive
 	Autostart bool
+	Tap       string // the one port with a tap of ours that it may have
 }
 
 func (w world) clone() world {
@@ -66,6 +67,8 @@ func undefined(name string) effect {
 func autostarted(name string, on bool) effect {
 	return change(name, func(n *network) { n.Autostart = on })
 }
+
+func tapped(name, tap string) effect { return change(name, func(n *network) { n.Tap = tap }) }
 
 func leased(name string, addr netip.Addr) effect {
 	return func(w world) { w.Leases[name] = append(w.Leases[name], addr) }
