@@ -238,6 +238,9 @@ func (h *kernelHost) Apply(ctx context.Context, ops []hoststate.Op) error {
 		return err
 	}
 	var undo []hoststate.Op // in the order in which to carry it out
+	var ending sync.WaitGroup
+	defer ending.Wait()
+	gone := withdrawn(ops)
 	expect(runs, 1)
 	for i, r := range runs {
 		expect(runs[i:i+1], -1)
@@ -248,15 +251,36 @@ func (h *kernelHost) Apply(ctx context.Context, ops []hoststate.Op) error {
 			return err
 		}
 		undo = append(inverse, undo...)
-	}
-	// The rules are in force: what they forbid ends, also where a connection
-	// that is established could pass.
-	if gone := withdrawn(ops); len(gone) > 0 {
-		if err := h.tracked.forget(gone); err != nil {
-			h.log.Warn("connections that are no longer permitted may go on until they end", "addresses", gone, "error", err)
+		// What the rules forbid now ends, also where a connection that is
+		// established could pass. The kernel takes 10 ms to go through all
+		// connections, meanwhile the bridge can go.
+		if len(gone) > 0 && onlyRemovals(runs[i+1:]) {
+			prefixes := gone
+			gone = nil
+			ending.Go(func() { h.forget(prefixes) })
 		}
 	}
 	return nil
+}
+
+// onlyRemovals reports whether runs only remove things, none of them rules:
+// the rules are in force and what is left does not fail.
+func onlyRemovals(runs []run) bool {
+	for _, r := range runs {
+		if slices.ContainsFunc(r.ops, func(o hoststate.Op) bool {
+			return o.Verb != hoststate.Delete || o.Key().Kind == hoststate.KindChain
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// forget ends connections that are no longer permitted.
+func (h *kernelHost) forget(prefixes []netip.Prefix) {
+	if err := h.tracked.forget(prefixes); err != nil {
+		h.log.Warn("connections that are no longer permitted may go on until they end", "addresses", prefixes, "error", err)
+	}
 }
 
 // expect tells appliers how many more calls each run makes.
