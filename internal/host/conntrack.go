@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/mdlayher/netlink"
@@ -23,6 +24,9 @@ const (
 
 	nfgenmsgSize = 4
 )
+
+// trackedCount holds how many connections are tracked in our network namespace.
+const trackedCount = "/proc/sys/net/netfilter/nf_conntrack_count"
 
 // conntrack knows the connections that the kernel tracks.
 type conntrack struct{ netlink *rtnl }
@@ -76,6 +80,10 @@ func prefixesIn(r hoststate.Rule) []netip.Prefix {
 // forget ends the tracking of connections that have an end in one of the
 // prefixes, before or after translation. What goes on of them is judged as new.
 func (c conntrack) forget(prefixes []netip.Prefix) error {
+	// Listing costs the kernel 10 ms for its empty table too.
+	if count, err := os.ReadFile(trackedCount); err == nil && string(count) == "0\n" {
+		return nil
+	}
 	for _, family := range []struct {
 		number byte
 		is     func(netip.Addr) bool
