@@ -6,11 +6,16 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // faultVariable makes the daemon kill itself at a certain point, for tests:
 // "before sysctl create" the first time, "after status put:3" the third.
 const faultVariable = "VIADUCT_FAULT"
+
+// faultGrace is how long the daemon stays at the point before it dies: whoever
+// should wait for what happens there, and does not, gets the time to show it.
+const faultGrace = 20 * time.Millisecond
 
 // faultFromEnvironment is nil unless a test asked for a fault.
 func faultFromEnvironment() func(point string) {
@@ -19,6 +24,7 @@ func faultFromEnvironment() func(point string) {
 		return nil
 	}
 	return faultAt(wanted, func() {
+		time.Sleep(faultGrace)
 		// SIGKILL, so that nothing gets the chance to tidy up.
 		syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
 		select {}
