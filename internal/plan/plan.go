@@ -45,6 +45,12 @@ type Port struct {
 	// Plugged says that Viaduct puts it there, and so sets it up. Other ports
 	// are set up by whoever made them.
 	Plugged bool
+	// MAC is the guest's address, where it is known.
+	MAC netdef.MAC
+	// Guard says which frames the guest may send; nil lets everything pass.
+	Guard *netdef.Guard
+	// Leases are the addresses that the guest holds from the network.
+	Leases []netip.Addr
 }
 
 // Tap is a link that Viaduct makes for a port, as long as the port exists,
