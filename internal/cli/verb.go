@@ -84,10 +84,11 @@ const (
 	groupNetworks = "networks"
 	groupPorts    = "ports"
 	groupHost     = "host"
+	groupXen      = "xen"
 )
 
 func verbs() []verb {
-	return slices.Concat(listVerbs, lifecycleVerbs, definitionVerbs, eventVerbs, portVerbs, hostVerbs, docVerbs)
+	return slices.Concat(listVerbs, lifecycleVerbs, definitionVerbs, eventVerbs, portVerbs, xenVerbs, hostVerbs, docVerbs)
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -132,7 +133,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", formatTable, "print `FORMAT`: table or json")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.SetFlagErrorFunc(flagError)
-	root.AddGroup(&cobra.Group{ID: groupNetworks, Title: "Networks:"}, &cobra.Group{ID: groupPorts, Title: "Ports:"}, &cobra.Group{ID: groupHost, Title: "The host:"})
+	root.AddGroup(&cobra.Group{ID: groupNetworks, Title: "Networks:"}, &cobra.Group{ID: groupPorts, Title: "Ports:"}, &cobra.Group{ID: groupXen, Title: "Xen:"},
+		&cobra.Group{ID: groupHost, Title: "The host:"})
 	root.SetHelpCommandGroupID(groupHost)
 	root.SetCompletionCommandGroupID(groupHost)
 	for _, v := range verbs() {

@@ -20,7 +20,7 @@ var floors = [][]string{
 	{"viaduct/cmd/viaduct"},
 	{"viaduct/internal/cli"},
 	{"viaduct/internal/libvirtrpc", "viaduct/internal/xenvif", "viaduct/internal/httpapi", "viaduct/internal/bridgehelper"},
-	{"viaduct/internal/xenvif/xenstore"},
+	{"viaduct/internal/xenvif/xenstore", "viaduct/internal/xenvif/vifspec"},
 	{"viaduct/internal/daemon"},
 	{"viaduct/internal/engine"},
 	{"viaduct/internal/plan"},
