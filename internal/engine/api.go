@@ -60,18 +60,23 @@ func (e *Engine) Warnings(id netdef.UUID) ([]string, error) {
 }
 
 // EventType says what happened to a network. The numbers are libvirt's
-// (virNetworkEventLifecycleType).
+// (virNetworkEventLifecycleType), but for those that are no lifecycle events.
 type EventType int
 
-// The lifecycle events.
+// The events: those of the lifecycle, and changes of metadata.
 const (
 	EventDefined EventType = iota
 	EventUndefined
 	EventStarted
 	EventStopped
+	EventMetadataChange
 )
 
-var eventNames = [...]string{"Defined", "Undefined", "Started", "Stopped"}
+var eventNames = [...]string{"Defined", "Undefined", "Started", "Stopped", "MetadataChange"}
+
+// Lifecycle tells whether the event is one of the network's life, rather than
+// about what people write on it.
+func (t EventType) Lifecycle() bool { return t <= EventStopped }
 
 func (t EventType) String() string { return eventNames[t] }
 
@@ -81,4 +86,8 @@ type Event struct {
 	Name string
 	UUID netdef.UUID
 	Type EventType
+	// Metadata and URI say what changed, in an EventMetadataChange; URI is the
+	// namespace of an element.
+	Metadata netdef.MetadataType
+	URI      string
 }

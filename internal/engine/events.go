@@ -50,9 +50,14 @@ func (e *Engine) Subscribe() *Subscription {
 }
 
 func (b *broadcaster) send(n *network, t EventType) {
+	b.publish(Event{Name: n.name, UUID: n.id, Type: t})
+}
+
+// publish sends an event that happens now.
+func (b *broadcaster) publish(ev Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	ev := Event{Time: time.Now(), Name: n.name, UUID: n.id, Type: t}
+	ev.Time = time.Now()
 	for s := range b.subscribers {
 		select {
 		case s.c <- ev:

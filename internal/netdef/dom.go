@@ -34,6 +34,9 @@ type element struct {
 // attr is an attribute; namespace declarations are attributes too.
 type attr struct{ prefix, name, space, value string }
 
+// declares tells whether the attribute declares a namespace.
+func (a attr) declares() bool { return a.prefix == "xmlns" || a.prefix == "" && a.name == "xmlns" }
+
 // content is one item between an element's tags: an element, a text, or a
 // comment or processing instruction as it was written.
 type content struct {

@@ -58,6 +58,7 @@ var codePrefix = map[Code]string{
 	ErrOperationUnsupported: "Operation not supported: ",
 	ErrXMLInvalidSchema:     "XML document failed to validate against schema: ",
 	ErrNoNetworkPort:        "network port not found: ",
+	ErrNoNetworkMetadata:    "metadata not found: ",
 }
 
 // Prefix is the fixed part that libvirt puts before the detail of errors with this code.

@@ -67,7 +67,7 @@ func outerDeclarations(e *element) []attr {
 	}
 	walk = func(e *element, inner []attr) {
 		for _, a := range e.attrs {
-			if a.prefix == "xmlns" || a.prefix == "" && a.name == "xmlns" {
+			if a.declares() {
 				inner = append(slices.Clip(inner), a)
 			}
 		}
@@ -96,11 +96,10 @@ var (
 
 func (s *serializer) element(e *element, depth int, pretty bool, outer []attr) {
 	s.WriteString("<" + e.qname())
-	isDeclaration := func(a attr) bool { return a.prefix == "xmlns" || a.prefix == "" && a.name == "xmlns" }
 	s.attributes(outer)
 	for _, declarations := range []bool{true, false} {
 		for _, a := range e.attrs {
-			if isDeclaration(a) == declarations {
+			if a.declares() == declarations {
 				s.attributes([]attr{a})
 			}
 		}

@@ -1,6 +1,9 @@
 package netdef
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // UpdateCommand says what to do with a piece of a network. The numbers are
 // libvirt's (virNetworkUpdateCommand).
@@ -57,6 +60,41 @@ var sections = map[Section]struct {
 	SectionDNSHost:   {element: "host", update: (*updater).dnsHost},
 	SectionDNSTXT:    {element: "txt", update: (*updater).dnsTXT},
 	SectionDNSSRV:    {element: "srv", update: (*updater).dnsSRV, noModify: "DNS SRV records cannot be modified, only added or deleted"},
+}
+
+// The names that virsh and our own interfaces use.
+var (
+	commandNames = map[string]UpdateCommand{
+		"modify": UpdateModify, "delete": UpdateDelete, "add": UpdateAddLast, "add-last": UpdateAddLast, "add-first": UpdateAddFirst,
+	}
+	sectionNames = map[string]Section{
+		"bridge": SectionBridge, "domain": SectionDomain, "ip": SectionIP, "ip-dhcp-host": SectionIPDHCPHost,
+		"ip-dhcp-range": SectionIPDHCPRange, "forward": SectionForward, "forward-interface": SectionForwardInterface,
+		"forward-pf": SectionForwardPF, "portgroup": SectionPortGroup, "dns-host": SectionDNSHost, "dns-txt": SectionDNSTXT,
+		"dns-srv": SectionDNSSRV,
+	}
+)
+
+// UpdateCommandNames are the names that ParseUpdateCommand takes.
+func UpdateCommandNames() []string { return slices.Sorted(maps.Keys(commandNames)) }
+
+// SectionNames are the names that ParseSection takes.
+func SectionNames() []string { return slices.Sorted(maps.Keys(sectionNames)) }
+
+// ParseUpdateCommand reads the name of a command.
+func ParseUpdateCommand(s string) (UpdateCommand, error) {
+	if c, ok := commandNames[s]; ok {
+		return c, nil
+	}
+	return 0, Errorf(ErrInvalidArg, "unrecognized command name '%s'", s)
+}
+
+// ParseSection reads the name of a section.
+func ParseSection(s string) (Section, error) {
+	if c, ok := sectionNames[s]; ok {
+		return c, nil
+	}
+	return 0, Errorf(ErrInvalidArg, "unrecognized section name '%s'", s)
 }
 
 // updater is one update under way, on a copy of the network.
