@@ -20,6 +20,7 @@ const (
 	fieldNFProto  hoststate.Field = "meta nfproto"
 	fieldProtocol hoststate.Field = "meta protocol"
 	fieldIIFType  hoststate.Field = "meta iiftype"
+	fieldTCPFlags hoststate.Field = "tcp flags"
 )
 
 // nftLoad is how the kernel loads a field: from the packet's metadata if base
@@ -52,6 +53,7 @@ var nftLoads = map[hoststate.Field]nftLoad{
 	fieldNFProto:           nftMeta(expr.MetaKeyNFPROTO, 1),
 	fieldProtocol:          nftMeta(expr.MetaKeyPROTOCOL, 2),
 	fieldIIFType:           nftMeta(expr.MetaKeyIIFTYPE, 2),
+	fieldTCPFlags:          nftHeader(expr.PayloadBaseTransportHeader, 13, 1),
 }
 
 func (l nftLoad) into(register uint32) expr.Any {
@@ -81,6 +83,7 @@ var (
 			6: {fieldProtocol, string(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))},
 		},
 	}
+	nftTCP      = nftPremise{fieldL4Proto, string([]byte{unix.IPPROTO_TCP})}
 	nftEthernet = nftPremise{fieldIIFType, string(binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER))}
 )
 
@@ -104,6 +107,9 @@ func nftPremises(family hoststate.Family, fields []hoststate.Field) []nftPremise
 		}
 		if (f == hoststate.FieldEtherS || f == fieldEtherD) && family != hoststate.BridgeFamily {
 			add(nftEthernet)
+		}
+		if f == fieldTCPFlags {
+			add(nftTCP)
 		}
 	}
 	return list
@@ -169,6 +175,10 @@ func (c *nftCompiler) expr(e hoststate.Expr) error {
 		return c.matchPort(e)
 	case hoststate.CTState:
 		return c.ctState(e)
+	case hoststate.SYN:
+		return c.syn()
+	case hoststate.ClampMSS:
+		c.emit(nftClampMSS()...)
 	case hoststate.InSet:
 		return c.lookup(e.Fields, &expr.Lookup{SetName: e.Set, Invert: e.Not})
 	case hoststate.VMap:

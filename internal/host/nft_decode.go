@@ -38,6 +38,7 @@ var nftExprs = map[string]func() expr.Any{
 	"masq":      func() expr.Any { return &expr.Masq{} },
 	"nat":       func() expr.Any { return &expr.NAT{} },
 	"redir":     func() expr.Any { return &expr.Redir{} },
+	"exthdr":    func() expr.Any { return &expr.Exthdr{} },
 }
 
 // encodeExprs writes the attribute with a rule's expressions.
@@ -77,6 +78,10 @@ func decodeExprs(family uint8, list []byte) ([]expr.Any, error) {
 	var out []expr.Any
 	for _, v := range eachAttr(list) {
 		name, data := strIn(v, unix.NFTA_EXPR_NAME), attrIn(v, unix.NFTA_EXPR_DATA)
+		if read, ok := nftReaders[name]; ok {
+			out = append(out, read(data))
+			continue
+		}
 		create, ok := nftExprs[name]
 		if !ok {
 			return nil, fmt.Errorf("%s", name)
@@ -227,6 +232,8 @@ func (r *termReader) term() (nftTerm, bool) {
 		return r.loaded()
 	case *expr.Ct:
 		return r.ctState()
+	case *expr.Rt:
+		return r.clampMSS()
 	case *expr.Immediate, *expr.Masq, *expr.NAT, *expr.Redir:
 		x, ok := r.translation()
 		return nftTerm{expr: x}, ok
@@ -356,6 +363,9 @@ func (r *termReader) compared(f hoststate.Field, prefixBytes int) (hoststate.Exp
 	not := cmp.Op == expr.CmpOpNeq
 	if !not && cmp.Op != expr.CmpOpEq {
 		return nil, none, false
+	}
+	if f == fieldTCPFlags {
+		return hoststate.SYN{}, none, isOpening(mask, cmp)
 	}
 	if nftFieldLayer3[f] != 0 {
 		p, ok := prefixOf(cmp.Data, mask, prefixBytes, int(nftLoads[f].size))

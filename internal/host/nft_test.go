@@ -156,6 +156,7 @@ func everything() hoststate.State {
 		chain(inetTable, "net1", nil),
 		chain(inetTable, "forward", &hoststate.Hook{Type: "filter", Hook: "forward", Drop: true},
 			hoststate.Rule{hoststate.VMap{Fields: byIn, Map: "in"}},
+			hoststate.Rule{hoststate.SYN{}, hoststate.ClampMSS{}},
 			hoststate.Rule{hoststate.VMap{Fields: byLinks, Map: "between"}}),
 		chain(inetTable, "input", &hoststate.Hook{Type: "filter", Hook: "input", Priority: -5},
 			append(rules(

@@ -131,6 +131,19 @@ func (e DPort) Text() string {
 	return fmt.Sprintf("th dport %d-%d", e.First, e.Last)
 }
 
+// SYN matches the two segments that open a TCP connection, one of each side.
+type SYN struct{}
+
+// Text implements Expr.
+func (SYN) Text() string { return "tcp flags syn / syn,rst" }
+
+// ClampMSS lowers the largest segment that a SYN asks for (RFC 9293, 3.7.1) to
+// what the routes of both directions carry. It never raises it.
+type ClampMSS struct{}
+
+// Text implements Expr.
+func (ClampMSS) Text() string { return "tcp option maxseg size set rt mtu" }
+
 // CTState matches the connection tracking state; all that are set, match.
 type CTState struct{ Established, Related, New, Invalid bool }
 

@@ -195,11 +195,17 @@ func inputRules(n *netdef.Network, facts Facts) []hoststate.Rule {
 	return rules
 }
 
+// clampMSS keeps TCP working where links of different MTU meet and somebody
+// drops the ICMP messages that say so. Every path through the host is clamped,
+// in both directions, since MTUs change without anybody telling us.
+var clampMSS = rule(hoststate.SYN{}, hoststate.ClampMSS{})
+
 // leavingRules decide on what guests send through the host. What they return
 // goes on to the chain of the network it would enter, if it is ours.
 func leavingRules(n *netdef.Network) []hoststate.Rule {
 	rules := []hoststate.Rule{accepted(hoststate.Accept, hoststate.OutIface{Name: n.Bridge.Name})}
 	if n.Forward.Mode != netdef.ModeNone {
+		rules = append(rules, clampMSS)
 		for _, net := range subnets(n) {
 			r := rule(hoststate.Source{Prefix: net})
 			if dev := n.Forward.Dev(); dev != "" {
@@ -224,6 +230,7 @@ func translated(n *netdef.Network, subnet netip.Prefix) bool {
 func enteringRules(n *netdef.Network) []hoststate.Rule {
 	var rules []hoststate.Rule
 	if n.Forward.Mode != netdef.ModeNone {
+		rules = append(rules, clampMSS)
 		for _, net := range subnets(n) {
 			var r hoststate.Rule
 			if dev := n.Forward.Dev(); dev != "" {
