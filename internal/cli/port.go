@@ -25,6 +25,7 @@ var portVerbs = []verb{
 		flags: []flag{
 			{name: "tap", value: "NAME", help: "call the tap NAME"},
 			{name: "mac", value: "MAC", help: "the guest has the address MAC (default: one is chosen)"},
+			{name: "group", value: "GROUP", help: "take the settings of the port group GROUP"},
 			{name: "user", value: "USER", help: "let USER attach a guest without privileges (default: who runs this)"},
 		},
 	},
@@ -73,8 +74,10 @@ func anyPort(engine.Port) bool   { return true }
 func ownPort(p engine.Port) bool { return p.Origin != engine.OriginForeign }
 
 func portCreate(c *call) error {
-	want := engine.TapPort{Tap: c.text("tap")}
-	if want.Tap == "" {
+	tap := engine.TapSpec{Name: c.text("tap")}
+	want := engine.PortSpec{Tap: &tap}
+	want.Group = c.text("group")
+	if tap.Name == "" {
 		return usagef("command 'port-create' requires --tap NAME")
 	}
 	if text := c.text("mac"); text != "" {
@@ -84,7 +87,7 @@ func portCreate(c *call) error {
 		}
 	}
 	var err error
-	if want.Owner, err = userID(c.text("user")); err != nil {
+	if tap.Owner, err = userID(c.text("user")); err != nil {
 		return err
 	}
 	n, err := c.network()
@@ -133,7 +136,7 @@ func portList(c *call) error {
 	}
 	t := table{header: []string{"Link", "Origin", "State", "MAC address", "UUID"}}
 	if c.is("verbose") {
-		t.header = append(t.header, "From guest", "To guest")
+		t.header = append(t.header, "Group", "From guest", "To guest")
 	}
 	for _, p := range ports {
 		state, mac := "inactive", ""
@@ -143,9 +146,9 @@ func portList(c *call) error {
 		if !p.MAC.IsZero() {
 			mac = p.MAC.String()
 		}
-		row := []string{p.Link, string(p.Origin), state, orDash(mac), p.UUID.String()}
+		row := []string{orDash(p.Link), string(p.Origin), state, orDash(mac), p.UUID.String()}
 		if c.is("verbose") {
-			row = append(row, traffic(p.FromGuest), traffic(p.ToGuest))
+			row = append(row, orDash(p.Group), traffic(p.FromGuest), traffic(p.ToGuest))
 		}
 		t.add(row...)
 	}

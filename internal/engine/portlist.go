@@ -1,6 +1,9 @@
 package engine
 
 import (
+	"bytes"
+	"cmp"
+	"context"
 	"slices"
 	"strings"
 
@@ -15,14 +18,17 @@ type Origin string
 const (
 	OriginTap     Origin = "tap"     // Viaduct made its link
 	OriginPlugged Origin = "plugged" // Viaduct was asked to plug it in
-	OriginForeign Origin = "foreign" // another program put it into the bridge
+	OriginForeign Origin = "foreign" // another program made it and puts it into the bridge
 )
 
 // Port is what a list of ports shows of one.
 type Port struct {
-	UUID   netdef.UUID `json:"uuid"`
-	Link   string      `json:"link"`
-	Origin Origin      `json:"origin"`
+	UUID netdef.UUID `json:"uuid"`
+	// Link is its link's name; "" while a link that others make is yet to come.
+	Link   string `json:"link"`
+	Origin Origin `json:"origin"`
+	// Group is the port group that the port has its settings from; "" for none.
+	Group string `json:"group,omitempty"`
 	// MAC is the guest's address, where it is known.
 	MAC netdef.MAC `json:"mac,omitzero"`
 	// Owner is the uid of the user who may attach a guest to a tap.
@@ -32,6 +38,9 @@ type Port struct {
 	// FromGuest and ToGuest are what the kernel counted since the link was made.
 	FromGuest Traffic `json:"fromGuest"`
 	ToGuest   Traffic `json:"toGuest"`
+	// Def is all that the port has, what it has from its port group and its
+	// network included.
+	Def netdef.Port `json:"-"`
 }
 
 // Traffic is what went in one direction.
@@ -59,7 +68,9 @@ func (e *Engine) Ports(id netdef.UUID) ([]Port, error) {
 	for _, p := range e.currentPorts(n) {
 		list = append(list, e.show(n, p))
 	}
-	slices.SortFunc(list, func(a, b Port) int { return strings.Compare(a.Link, b.Link) })
+	slices.SortFunc(list, func(a, b Port) int {
+		return cmp.Or(strings.Compare(a.Link, b.Link), bytes.Compare(a.UUID[:], b.UUID[:]))
+	})
 	return list, nil
 }
 
@@ -76,7 +87,8 @@ func (e *Engine) currentPorts(n *network) []port {
 
 // show needs n.busy.
 func (e *Engine) show(n *network, p port) Port {
-	s := Port{UUID: p.id, Link: p.name, Origin: OriginForeign, MAC: p.guest}
+	def := e.describe(n, p)
+	s := Port{UUID: p.def.UUID, Link: p.name, Origin: OriginForeign, Group: p.def.Group, MAC: p.def.MAC, Def: def}
 	switch {
 	case p.made:
 		s.Origin, s.Owner = OriginTap, &p.owner
@@ -121,7 +133,7 @@ func (e *Engine) findPort(n *network, ref string) (port, error) {
 	known := e.currentPorts(n)
 	is := func(p port) bool { return p.name == ref }
 	if id, err := netdef.ParseUUID(ref); err == nil {
-		is = func(p port) bool { return p.id == id }
+		is = func(p port) bool { return p.def.UUID == id }
 	}
 	if i := slices.IndexFunc(known, is); i >= 0 {
 		return known[i], nil
@@ -141,12 +153,57 @@ func (e *Engine) PortXML(id netdef.UUID, ref string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	x := netdef.Port{
-		UUID: p.id, OwnerName: p.name, OwnerUUID: p.id, MAC: p.guest,
-		Plug: netdef.Plug{Type: netdef.PlugNetwork, Bridge: n.definition().Bridge.Name},
+	def := e.describe(n, p)
+	return def.Format(), nil
+}
+
+// describe is all that there is to say about a port. It needs n.busy.
+func (e *Engine) describe(n *network, p port) netdef.Port {
+	def := *p.def.Clone()
+	if !p.declared {
+		def.OwnerName, def.OwnerUUID = p.name, def.UUID
 	}
-	if x.MAC.IsZero() {
-		x.MAC = netdef.MAC(p.mac)
+	if def.MAC.IsZero() {
+		def.MAC = netdef.MAC(p.mac)
 	}
-	return x.Format(), nil
+	def.Plug = netdef.Plug{Type: netdef.PlugNetwork, Bridge: n.definition().Bridge.Name}
+	return def
+}
+
+// PortByUUID finds a port of a network.
+func (e *Engine) PortByUUID(network, id netdef.UUID) (Port, error) {
+	n, err := e.seize(network)
+	if err != nil {
+		return Port{}, err
+	}
+	defer n.busy.Unlock()
+	p, err := e.findPort(n, id.String())
+	if err != nil {
+		return Port{}, err
+	}
+	return e.show(n, p), nil
+}
+
+// SetPortBandwidth replaces the limits of a port while its guest runs; nil
+// takes them away.
+func (e *Engine) SetPortBandwidth(ctx context.Context, network netdef.UUID, ref string, b *netdef.Bandwidth) error {
+	n, err := e.seizeActive(network)
+	if err != nil {
+		return err
+	}
+	defer n.busy.Unlock()
+	p, err := e.findPort(n, ref)
+	if err != nil {
+		return err
+	}
+	want := *p.def.Clone()
+	want.Bandwidth = b
+	return e.changePorts(ctx, n, func(ports []port) []port {
+		for i := range ports {
+			if ports[i].def.UUID == want.UUID {
+				ports[i].def = want
+			}
+		}
+		return ports
+	})
 }

@@ -2,39 +2,14 @@ package engine
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
 	"viaduct/internal/host"
-	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 )
-
-// port is a link that is, or was, in a network's bridge. The index tells it
-// from a later link of the same name, but for those that Viaduct makes.
-type port struct {
-	id    netdef.UUID
-	name  string
-	index int
-	mac   hoststate.MAC
-	// plugged says that Viaduct was asked to put it there, so it is put back
-	// if it leaves. Other links are somebody else's and may come and go.
-	plugged bool
-	// made says that Viaduct makes the link: a tap for a guest with that
-	// address, to which that user may attach it.
-	made  bool
-	owner uint32
-	guest netdef.MAC
-}
-
-// is reports whether the port is that link.
-func (p port) is(l host.Link) bool {
-	if p.made {
-		return l.Alias == plan.PortAlias(p.id)
-	}
-	return l.Name == p.name && l.Index == p.index
-}
 
 // guestKinds are the kinds of links whose other end is a guest. What is
 // missing here, such as a physical device or a VLAN on one, may lead to
@@ -55,19 +30,37 @@ func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 			f.RALinks = append(f.RALinks, l.Name)
 		}
 	}
+	var held []netdef.Lease
+	if slices.ContainsFunc(known, func(p port) bool { return p.guard != nil && p.guard.Learn }) {
+		held = e.Options.Leases.Table(n.id).All()
+	}
 	for _, p := range known {
 		l, exists := e.Host.Link(p.name)
 		if exists && !p.is(l) || !exists && !p.made {
 			continue
 		}
 		if p.made {
-			f.Taps = append(f.Taps, plan.Tap{Link: p.name, Port: p.id, Owner: p.owner})
+			f.Taps = append(f.Taps, plan.Tap{Link: p.name, Port: p.def.UUID, Owner: p.owner})
 		}
 		if e.ours(n, l.Master) {
-			f.Ports = append(f.Ports, plan.Port{Link: p.name, Guest: p.plugged || guestKinds[l.Kind], Plugged: p.plugged})
+			f.Ports = append(f.Ports, plan.Port{
+				Link: p.name, Guest: p.declared || guestKinds[l.Kind], Plugged: p.plugged,
+				Def: p.def, Guard: p.guard, Leases: leasesOf(held, p.def.MAC),
+			})
 		}
 	}
 	return f
+}
+
+// leasesOf are the addresses that a guest holds.
+func leasesOf(held []netdef.Lease, guest netdef.MAC) []netip.Addr {
+	var addrs []netip.Addr
+	for _, l := range held {
+		if l.MAC == guest {
+			addrs = append(addrs, l.Addr)
+		}
+	}
+	return addrs
 }
 
 // inactive is what the network has on the host while it is not active.
@@ -98,25 +91,39 @@ func (e *Engine) ours(n *network, bridge string) bool {
 }
 
 // portsIn lists the links in a bridge, and of the known ports those that
-// Viaduct plugged and that exist still, or that it can make again.
+// stay without being there: those that Viaduct plugged and that exist still, or
+// that it can make again, and those whose link is yet to come.
 func (e *Engine) portsIn(bridge string, known []port) []port {
-	var ports []port
-	for _, l := range e.Host.Ports(bridge) {
-		p := port{id: netdef.NewUUID(), name: l.Name, index: l.Index}
-		if i := slices.IndexFunc(known, func(k port) bool { return k.is(l) }); i >= 0 {
-			p = known[i]
+	links := e.Host.Ports(bridge)
+	ports := make([]port, len(links))
+	found := make([]bool, len(links))
+	matched := make([]bool, len(known))
+	for _, belongs := range []func(port, host.Link) bool{port.declaredIs, port.awaits, port.is} {
+		for i, l := range links {
+			for j, k := range known {
+				if !found[i] && !matched[j] && belongs(k, l) {
+					found[i], matched[j] = true, true
+					ports[i] = k
+				}
+			}
 		}
-		if !p.made {
-			p.mac = l.MAC
-		}
-		ports = append(ports, p)
 	}
-	for _, k := range known {
-		if !k.plugged || slices.ContainsFunc(ports, func(p port) bool { return p.id == k.id }) {
+	for i, l := range links {
+		if !found[i] {
+			ports[i].complete()
+		}
+		if p := &ports[i]; !p.made {
+			p.name, p.index, p.mac = l.Name, l.Index, l.MAC
+		}
+	}
+	for j, k := range known {
+		if matched[j] {
 			continue
 		}
-		if l, ok := e.Host.Link(k.name); k.made || ok && k.is(l) {
+		if l, ok := e.Host.Link(k.name); k.made || k.plugged && ok && k.is(l) {
 			ports = append(ports, k)
+		} else if k.declared && !k.plugged {
+			ports = append(ports, k.forgetLink())
 		}
 	}
 	return ports
@@ -133,7 +140,7 @@ func (e *Engine) notePorts(n *network, bridge string) {
 	known := n.ports
 	e.mu.Unlock()
 	ports := e.portsIn(bridge, known)
-	if slices.Equal(ports, known) {
+	if samePorts(ports, known) {
 		return
 	}
 	e.mu.Lock()
@@ -144,41 +151,118 @@ func (e *Engine) notePorts(n *network, bridge string) {
 	}
 }
 
-// Plug makes a guest's link a port of the network and keeps it there until
-// Unplug or until the link is gone. A link that does not exist yet is waited
-// for that long. Plugging a link again changes nothing.
-func (e *Engine) Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error {
-	if err := e.awaitLink(ctx, link, wait); err != nil {
-		return err
+// CreatePort adds a port to an active network. It has what its port group and
+// its network say, where it says nothing itself. It outlives the daemon, and
+// stops and starts of its network, but not the host's end; that of an existing
+// link ends with the link. To plug a link in again changes nothing.
+func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) (Port, error) {
+	if spec.Tap != nil {
+		if err := checkLinkName(spec.Tap.Name); err != nil {
+			return Port{}, err
+		}
 	}
-	n, err := e.seize(id)
+	if spec.Link != "" {
+		if err := e.awaitLink(ctx, spec.Link, spec.Wait); err != nil {
+			return Port{}, err
+		}
+	}
+	n, err := e.seizeActive(id)
 	if err != nil {
-		return err
+		return Port{}, err
 	}
 	defer n.busy.Unlock()
-	e.mu.Lock()
-	live := n.live
-	e.mu.Unlock()
-	if live == nil {
-		return netdef.Errorf(netdef.ErrOperationInvalid, "network '%s' is not active", n.name)
+	known := e.currentPorts(n)
+	p, err := e.newPort(n, known, spec)
+	if err != nil {
+		return Port{}, err
 	}
+	if i := slices.IndexFunc(known, func(k port) bool { return k.def.UUID == p.def.UUID }); i < 0 || !known[i].declared {
+		err = e.changePorts(ctx, n, func(ports []port) []port {
+			return e.portsIn(n.live.Bridge.Name, append(slices.DeleteFunc(ports, p.replaces), p))
+		})
+		if err == nil {
+			p, err = e.findPort(n, p.def.UUID.String())
+		}
+	}
+	if err != nil {
+		return Port{}, err
+	}
+	return e.show(n, p), nil
+}
+
+// replaces reports whether the other port is what was known of the same link
+// before somebody declared it.
+func (p port) replaces(other port) bool { return p.plugged && p.name == other.name }
+
+// newPort is the port that the spec describes, or the known one that has its
+// link already. The caller holds n.busy.
+func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) {
+	p := port{def: *spec.Port.Clone(), guard: spec.Guard, declared: true}
+	var err error
+	switch {
+	case spec.Tap != nil:
+		err = e.useTap(n, &p, known, *spec.Tap)
+	case spec.Link != "":
+		var same bool
+		if p, same, err = e.useLink(n, p, known, spec.Link); same {
+			return p, err
+		}
+	case p.def.MAC.IsZero():
+		p.def.MAC = netdef.NewMAC()
+	}
+	if err != nil {
+		return port{}, err
+	}
+	p.complete()
+	return p, nil
+}
+
+// useTap lets the port have a tap of its own.
+func (e *Engine) useTap(n *network, p *port, known []port, tap TapSpec) error {
+	if p.def.MAC.IsZero() {
+		p.def.MAC = netdef.NewMAC()
+	}
+	_, exists := e.Host.Link(tap.Name)
+	mac := p.def.MAC
+	switch {
+	case exists:
+		return netdef.Errorf(netdef.ErrOperationFailed, "link '%s' already exists", tap.Name)
+	case mac.IsMulticast():
+		return netdef.Errorf(netdef.ErrInvalidMAC, "expected unicast mac address, found multicast '%s'", mac)
+	case slices.ContainsFunc(known, func(k port) bool { return k.made && k.def.MAC == mac }):
+		return netdef.Errorf(netdef.ErrOperationFailed, "a port of network '%s' has the MAC address %s already", n.name, mac)
+	}
+	p.plugged, p.made, p.owner, p.name = true, true, tap.Owner, tap.Name
+	return nil
+}
+
+// useLink lets the port have an existing link. If a known port has it already,
+// that is returned, and reported to be the same.
+func (e *Engine) useLink(n *network, p port, known []port, link string) (port, bool, error) {
 	l, ok := e.Host.Link(link)
 	switch {
 	case !ok:
-		return noLink(link)
-	case l.Master != "" && l.Master != live.Bridge.Name:
-		return netdef.Errorf(netdef.ErrOperationInvalid, "link '%s' is a port of bridge '%s' already", link, l.Master)
+		return p, false, noLink(link)
+	case l.Master != "" && l.Master != n.live.Bridge.Name:
+		return p, false, netdef.Errorf(netdef.ErrOperationInvalid, "link '%s' is a port of bridge '%s' already", link, l.Master)
 	}
-	want := port{id: netdef.NewUUID(), name: l.Name, index: l.Index, mac: l.MAC, plugged: true}
-	return e.changePorts(ctx, n, func(ports []port) []port {
-		for _, p := range ports {
-			if p.is(l) {
-				want.id = p.id
-			}
+	if i := slices.IndexFunc(known, func(k port) bool { return k.is(l) }); i >= 0 {
+		if known[i].plugged {
+			return known[i], true, nil
 		}
-		ports = slices.DeleteFunc(ports, func(p port) bool { return p.name == link })
-		return append(ports, want)
-	})
+		if p.def.UUID.IsZero() {
+			p.def.UUID = known[i].def.UUID
+		}
+	}
+	p.plugged, p.name, p.index, p.mac = true, l.Name, l.Index, l.MAC
+	return p, false, nil
+}
+
+// Plug makes a guest's link a port of the network, without any settings of its
+// own, and keeps it there until Unplug or until the link is gone.
+func (e *Engine) Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error {
+	_, err := e.CreatePort(ctx, id, PortSpec{Link: link, Wait: wait})
+	return err
 }
 
 func noLink(name string) error {

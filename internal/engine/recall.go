@@ -61,7 +61,7 @@ func (e *Engine) recallOne(s store.Status) (adopted, error) {
 	if def.Name != s.Name || def.UUID != s.UUID || e.networks[s.UUID] != nil {
 		return adopted{}, fmt.Errorf("it does not belong to the network '%s' with uuid %s", def.Name, def.UUID)
 	}
-	n := &network{id: def.UUID, name: def.Name, live: def, dnsPort: s.DNSPort, ports: portsOf(s)}
+	n := &network{id: def.UUID, name: def.Name, live: def, dnsPort: s.DNSPort, ports: e.portsOf(s)}
 	if _, exists := e.Host.Link(def.Bridge.Name); exists {
 		n.ports = e.portsIn(def.Bridge.Name, n.ports)
 	}
@@ -110,30 +110,6 @@ func (e *Engine) halfDone(s store.Status) hoststate.State {
 	return state
 }
 
-func portsOf(s store.Status) []port {
-	var ports []port
-	for _, p := range s.Ports {
-		known := port{id: p.UUID, name: p.Name, index: p.Index, mac: hoststate.MAC(p.MAC), plugged: p.Plugged}
-		if p.UUID.IsZero() {
-			known.id = netdef.NewUUID()
-		}
-		if p.Tap != nil {
-			known.made, known.owner, known.guest = true, p.Tap.Owner, p.Tap.Guest
-		}
-		ports = append(ports, known)
-	}
-	return ports
-}
-
-// status is what the store keeps of the port; portsOf reads it.
-func (p port) status() store.StatusPort {
-	s := store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged, UUID: p.id}
-	if p.made {
-		s.Tap = &store.StatusTap{Owner: p.owner, Guest: p.guest}
-	}
-	return s
-}
-
 // recallPorts takes up the ports of networks that are not active, and forgets
 // starts that were cut short. It returns the networks that have something on
 // the host nevertheless, and whether there are no others.
@@ -144,7 +120,7 @@ func (e *Engine) recallPorts(inactive []store.Status, aside leftAside) (keeping 
 		var err error
 		switch {
 		case n != nil && n.name == s.Name:
-			n.ports = portsOf(s)
+			n.ports = e.portsOf(s)
 			if s.Next != "" {
 				err = e.keepInactive(n)
 			}

@@ -10,49 +10,6 @@ import (
 	"viaduct/internal/netdef"
 )
 
-// TapPort is a port to be made together with its link: a tap that stays until
-// the port is deleted or its network is gone.
-type TapPort struct {
-	Tap string
-	// MAC is the address that the guest has; one is chosen if it is not given.
-	MAC netdef.MAC
-	// Owner is the uid of the user who may attach a guest to the tap.
-	Owner uint32
-}
-
-// CreatePort makes a tap and plugs it into an active network. The port outlives
-// the daemon, and stops and starts of its network, but not the host's end.
-func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, want TapPort) (Port, error) {
-	if err := checkLinkName(want.Tap); err != nil {
-		return Port{}, err
-	}
-	n, err := e.seizeActive(id)
-	if err != nil {
-		return Port{}, err
-	}
-	defer n.busy.Unlock()
-	if want.MAC.IsZero() {
-		want.MAC = netdef.NewMAC()
-	}
-	e.mu.Lock()
-	known := n.ports
-	e.mu.Unlock()
-	_, exists := e.Host.Link(want.Tap)
-	switch {
-	case exists:
-		return Port{}, netdef.Errorf(netdef.ErrOperationFailed, "link '%s' already exists", want.Tap)
-	case want.MAC.IsMulticast():
-		return Port{}, netdef.Errorf(netdef.ErrInvalidMAC, "expected unicast mac address, found multicast '%s'", want.MAC)
-	case slices.ContainsFunc(known, func(p port) bool { return p.made && p.guest == want.MAC }):
-		return Port{}, netdef.Errorf(netdef.ErrOperationFailed, "a port of network '%s' has the MAC address %s already", n.name, want.MAC)
-	}
-	p := port{id: netdef.NewUUID(), name: want.Tap, plugged: true, made: true, owner: want.Owner, guest: want.MAC}
-	if err := e.changePorts(ctx, n, func(ports []port) []port { return append(ports, p) }); err != nil {
-		return Port{}, err
-	}
-	return e.show(n, p), nil
-}
-
 // maxLinkName is the length of the longest name of a link (IFNAMSIZ - 1).
 const maxLinkName = 15
 
@@ -79,11 +36,11 @@ func (e *Engine) DeletePort(ctx context.Context, id netdef.UUID, ref string) err
 	if err != nil {
 		return err
 	}
-	if !p.plugged {
+	if !p.declared {
 		return netdef.Errorf(netdef.ErrOperationInvalid, "port '%s' was put into network '%s' by another program", p.name, n.name)
 	}
 	return e.changePorts(ctx, n, func(ports []port) []port {
-		return slices.DeleteFunc(ports, func(other port) bool { return other.id == p.id })
+		return slices.DeleteFunc(ports, func(other port) bool { return other.def.UUID == p.def.UUID })
 	})
 }
 

@@ -8,6 +8,16 @@ import (
 	"viaduct/internal/netdef"
 )
 
+// tap is a port with a tap of its own.
+func tap(name string, owner uint32) PortSpec {
+	return PortSpec{Tap: &TapSpec{Name: name, Owner: owner}}
+}
+
+func withMAC(p PortSpec, mac netdef.MAC) PortSpec {
+	p.MAC = mac
+	return p
+}
+
 // hasTap reports whether the host has the tap.
 func (r *rig) hasTap(name string) bool {
 	_, ok := r.host.State()[hoststate.TapKey(name)]
@@ -26,11 +36,11 @@ func TestMadePortsLife(t *testing.T) {
 	ctx := t.Context()
 	r := newRig(t)
 	i := r.define(natXML("a", 1))
-	if _, err := r.CreatePort(ctx, i.UUID, TapPort{Tap: "vm0"}); err == nil {
+	if _, err := r.CreatePort(ctx, i.UUID, tap("vm0", 0)); err == nil {
 		t.Error("a port of a network that is not active")
 	}
 	r.must(r.Start(ctx, i.UUID))
-	p, err := r.CreatePort(ctx, i.UUID, TapPort{Tap: "vm0", Owner: 1000})
+	p, err := r.CreatePort(ctx, i.UUID, tap("vm0", 1000))
 	r.must(err)
 	if p.MAC.IsZero() || p.Origin != OriginTap || *p.Owner != 1000 || !p.Active || !r.in("vm0", i.Bridge) {
 		t.Errorf("made %+v", p)
@@ -89,7 +99,7 @@ func TestMadePortsLife(t *testing.T) {
 			i = r.define(natXML("a", 1))
 			r.must(r.Start(ctx, i.UUID))
 		}
-		_, err := r.CreatePort(ctx, i.UUID, TapPort{Tap: "vm1"})
+		_, err := r.CreatePort(ctx, i.UUID, tap("vm1", 0))
 		r.must(err)
 		c.end()
 		if r.hasTap("vm1") {
@@ -106,15 +116,15 @@ func TestPortsRefused(t *testing.T) {
 	r := newRig(t)
 	i := r.define(natXML("a", 1))
 	r.must(r.Start(ctx, i.UUID))
-	p, err := r.CreatePort(ctx, i.UUID, TapPort{Tap: "vm0"})
+	p, err := r.CreatePort(ctx, i.UUID, tap("vm0", 0))
 	r.must(err)
 	before := r.text()
 	for want, err := range map[string]error{
-		"invalid argument: '' is no name for a link: it has 1 to 15 characters, none of which is a blank, '/', ':' or '%'":      r.create(i, TapPort{}),
-		"invalid argument: 'tap%d' is no name for a link: it has 1 to 15 characters, none of which is a blank, '/', ':' or '%'": r.create(i, TapPort{Tap: "tap%d"}),
-		"operation failed: link 'eth0' already exists":                                               r.create(i, TapPort{Tap: "eth0"}),
-		"operation failed: a port of network 'a' has the MAC address " + p.MAC.String() + " already": r.create(i, TapPort{Tap: "vm1", MAC: p.MAC}),
-		"expected unicast mac address, found multicast '01:00:00:00:00:00'":                          r.create(i, TapPort{Tap: "vm1", MAC: netdef.MAC{1}}),
+		"invalid argument: '' is no name for a link: it has 1 to 15 characters, none of which is a blank, '/', ':' or '%'":      r.create(i, tap("", 0)),
+		"invalid argument: 'tap%d' is no name for a link: it has 1 to 15 characters, none of which is a blank, '/', ':' or '%'": r.create(i, tap("tap%d", 0)),
+		"operation failed: link 'eth0' already exists":                                               r.create(i, tap("eth0", 0)),
+		"operation failed: a port of network 'a' has the MAC address " + p.MAC.String() + " already": r.create(i, withMAC(tap("vm1", 0), p.MAC)),
+		"expected unicast mac address, found multicast '01:00:00:00:00:00'":                          r.create(i, withMAC(tap("vm1", 0), netdef.MAC{1})),
 		"network 'a' has no port 'vm9'":                                                              r.DeletePort(ctx, i.UUID, "vm9"),
 	} {
 		var known *netdef.Error
@@ -128,7 +138,7 @@ func TestPortsRefused(t *testing.T) {
 		}
 		return nil
 	}
-	if err := r.create(i, TapPort{Tap: "vm2"}); err == nil {
+	if err := r.create(i, tap("vm2", 0)); err == nil {
 		t.Error("a tap that the host refused")
 	}
 	if list, _ := r.Ports(i.UUID); len(list) != 1 || r.text() != before {
@@ -136,7 +146,7 @@ func TestPortsRefused(t *testing.T) {
 	}
 }
 
-func (r *rig) create(i Info, p TapPort) error {
+func (r *rig) create(i Info, p PortSpec) error {
 	_, err := r.CreatePort(r.t.Context(), i.UUID, p)
 	return err
 }

@@ -20,22 +20,45 @@ func getPortXML(_ *Server, r request) (any, error) {
 	return xmlText(text), err
 }
 
-// createPort makes a port with a tap of its own.
+// createPort makes a port. What its guest and its settings are may be given as
+// XML, or in part as parameters.
 func createPort(_ *Server, r request) (any, error) {
+	xml, err := r.body("port")
+	if err != nil {
+		return nil, err
+	}
 	given := r.URL.Query()
-	p := engine.TapPort{Tap: given.Get("tap")}
+	p := engine.PortSpec{Link: given.Get("link")}
+	if len(xml) > 0 {
+		def, err := netdef.ParsePort(xml)
+		if err != nil {
+			return nil, err
+		}
+		p.Port = *def
+	}
+	if p.Reclaim, err = r.yes("reclaim"); err != nil {
+		return nil, err
+	}
+	if given.Has("group") {
+		p.Group = given.Get("group")
+	}
 	if text := given.Get("mac"); text != "" {
 		var err error
 		if p.MAC, err = netdef.ParseMAC(text); err != nil || p.MAC.IsZero() {
 			return nil, netdef.Errorf(netdef.ErrInvalidMAC, "%s", text)
 		}
 	}
+	var owner uint64
 	if text := given.Get("owner"); text != "" {
-		uid, err := strconv.ParseUint(text, 10, 32)
-		if err != nil || uid == noUser {
+		if owner, err = strconv.ParseUint(text, 10, 32); err != nil || owner == noUser {
 			return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'owner' is the number of a user, not '%s'", text)
 		}
-		p.Owner = uint32(uid)
+	}
+	if given.Has("tap") {
+		p.Tap = &engine.TapSpec{Name: given.Get("tap"), Owner: uint32(owner)}
+	}
+	if p.Tap != nil && p.Link != "" {
+		return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameters 'tap' and 'link' exclude each other")
 	}
 	return r.api.CreatePort(r.Context(), r.net.UUID, p)
 }
@@ -53,13 +76,32 @@ func (c *Client) PortXML(ctx context.Context, ref, port string) (string, error) 
 	return c.text(ctx, network(ref)+"/ports/"+segment(port)+"/xml")
 }
 
-// CreatePort makes a port and the tap that is its link.
-func (c *Client) CreatePort(ctx context.Context, ref string, p engine.TapPort) (engine.Port, error) {
-	query := url.Values{"tap": {p.Tap}, "owner": {strconv.FormatUint(uint64(p.Owner), 10)}}
-	if !p.MAC.IsZero() {
-		query.Set("mac", p.MAC.String())
+// CreatePort makes a port. A guard and a wait for its link cannot be asked for
+// from outside the daemon. Settings need an owner beside them.
+func (c *Client) CreatePort(ctx context.Context, ref string, p engine.PortSpec) (engine.Port, error) {
+	query := url.Values{}
+	if p.Tap != nil {
+		query.Set("tap", p.Tap.Name)
+		query.Set("owner", strconv.FormatUint(uint64(p.Tap.Owner), 10))
 	}
-	return call[engine.Port](ctx, c, http.MethodPost, network(ref)+"/ports?"+query.Encode(), nil)
+	if p.Link != "" {
+		query.Set("link", p.Link)
+	}
+	if p.Reclaim {
+		query.Set("reclaim", "yes")
+	}
+	var body []byte
+	if p.OwnerName != "" {
+		body = []byte(p.Format())
+	} else {
+		if p.Group != "" {
+			query.Set("group", p.Group)
+		}
+		if !p.MAC.IsZero() {
+			query.Set("mac", p.MAC.String())
+		}
+	}
+	return call[engine.Port](ctx, c, http.MethodPost, network(ref)+"/ports?"+query.Encode(), body)
 }
 
 // DeletePort takes a port, named by its UUID or its link, out of its network.

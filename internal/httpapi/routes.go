@@ -48,7 +48,7 @@ var routes = []route{
 	{"DELETE /v1/networks/{ref}/autostart", nil, act(autostart(false))},
 	{"GET /v1/networks/{ref}/counters", nil, func(_ *Server, r request) (any, error) { return r.api.Counters(r.net.UUID) }},
 	{"GET /v1/networks/{ref}/ports", nil, getPorts},
-	{"POST /v1/networks/{ref}/ports", []string{"tap", "mac", "owner"}, createPort},
+	{"POST /v1/networks/{ref}/ports", []string{"tap", "link", "mac", "owner", "group", "reclaim"}, createPort},
 	{"GET /v1/networks/{ref}/ports/{port}/xml", nil, getPortXML},
 	{"DELETE /v1/networks/{ref}/ports/{port}", nil, func(_ *Server, r request) (any, error) {
 		return nil, r.api.DeletePort(r.Context(), r.net.UUID, r.PathValue("port"))
@@ -135,6 +135,19 @@ func (r request) yes(name string) (bool, error) {
 	}
 }
 
+// body reads what was sent along.
+func (r request) body(what string) ([]byte, error) {
+	b, err := io.ReadAll(r.Body)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, netdef.Errorf(netdef.ErrInvalidArg, "%s is larger than %d octets", what, MaxBody)
+	case err != nil:
+		return nil, netdef.Errorf(netdef.ErrInvalidArg, "read %s: %w", what, err)
+	}
+	return b, nil
+}
+
 // act answers by doing something to the network.
 func act(do func(API, context.Context, netdef.UUID) error) func(*Server, request) (any, error) {
 	return func(_ *Server, r request) (any, error) { return nil, do(r.api, r.Context(), r.net.UUID) }
@@ -150,13 +163,9 @@ func putNetwork(_ *Server, r request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	xml, err := io.ReadAll(r.Body)
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return nil, netdef.Errorf(netdef.ErrInvalidArg, "definition is larger than %d octets", MaxBody)
-	case err != nil:
-		return nil, netdef.Errorf(netdef.ErrInvalidArg, "read definition: %w", err)
+	xml, err := r.body("definition")
+	if err != nil {
+		return nil, err
 	}
 	if transient {
 		return definition(r.api.Create(r.Context(), xml))

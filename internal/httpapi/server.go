@@ -49,7 +49,7 @@ type API interface {
 	Unplug(ctx context.Context, link string) error
 	Ports(id netdef.UUID) ([]engine.Port, error)
 	PortXML(id netdef.UUID, port string) (string, error)
-	CreatePort(ctx context.Context, id netdef.UUID, p engine.TapPort) (engine.Port, error)
+	CreatePort(ctx context.Context, id netdef.UUID, p engine.PortSpec) (engine.Port, error)
 	DeletePort(ctx context.Context, id netdef.UUID, port string) error
 	Counters(id netdef.UUID) (engine.NetworkCounters, error)
 	// Events delivers what happens from now on, until stop is called. The

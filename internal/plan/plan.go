@@ -45,11 +45,13 @@ type Port struct {
 	// Plugged says that Viaduct puts it there, and so sets it up. Other ports
 	// are set up by whoever made them.
 	Plugged bool
-	// MAC is the guest's address, where it is known.
-	MAC netdef.MAC
+	// Def is what the port has, with what its port group and its network say
+	// filled in. Of a link that nobody declared only the UUID is known.
+	Def netdef.Port
 	// Guard says which frames the guest may send; nil lets everything pass.
 	Guard *netdef.Guard
-	// Leases are the addresses that the guest holds from the network.
+	// Leases are the addresses that the guest holds from the network, if its
+	// guard is to learn them.
 	Leases []netip.Addr
 }
 

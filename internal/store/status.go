@@ -40,7 +40,8 @@ type Status struct {
 	Ports []StatusPort `json:"ports,omitempty"`
 }
 
-// StatusPort identifies a link: a new one may get an old one's name.
+// StatusPort is a port and its link, whose name is "" if there is none yet. The
+// index tells it from a new one that got its name.
 type StatusPort struct {
 	Name  string     `json:"name"`
 	Index int        `json:"index"`
@@ -49,6 +50,11 @@ type StatusPort struct {
 	Plugged bool `json:"plugged,omitempty"`
 	// UUID identifies the port to clients.
 	UUID netdef.UUID `json:"uuid,omitzero"`
+	// Def is the XML of a port that somebody asked for; "" for a link that
+	// another program put into the bridge without telling.
+	Def string `json:"def,omitempty"`
+	// Guard says which frames the guest may send; nil for any.
+	Guard *netdef.Guard `json:"guard,omitempty"`
 	// Tap is set if Viaduct made the link, and makes it again if it is gone.
 	Tap *StatusTap `json:"tap,omitempty"`
 }

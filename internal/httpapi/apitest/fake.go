@@ -365,14 +365,17 @@ func (n *network) port(ref string) (int, error) {
 }
 
 // CreatePort adds a port with a UUID that counts up, over which something went.
-func (f *Fake) CreatePort(_ context.Context, id netdef.UUID, p engine.TapPort) (made engine.Port, err error) {
+func (f *Fake) CreatePort(_ context.Context, id netdef.UUID, p engine.PortSpec) (made engine.Port, err error) {
 	err = f.change(id, func(n *network) error {
 		if !n.Active {
 			return netdef.Errorf(netdef.ErrOperationInvalid, "network '%s' is not active", n.Name)
 		}
 		made = engine.Port{
-			UUID: netdef.UUID{15: byte(len(n.ports) + 1)}, Link: p.Tap, Origin: engine.OriginTap, MAC: p.MAC, Owner: &p.Owner, Active: true,
+			UUID: netdef.UUID{15: byte(len(n.ports) + 1)}, Link: p.Link, Origin: engine.OriginPlugged, Group: p.Group, MAC: p.MAC, Active: true,
 			FromGuest: fromGuest, ToGuest: toGuest,
+		}
+		if p.Tap != nil {
+			made.Link, made.Origin, made.Owner = p.Tap.Name, engine.OriginTap, &p.Tap.Owner
 		}
 		n.ports = append(n.ports, made)
 		n.Connections++
