@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
+	"viaduct/internal/guestsvc/dnsmasq"
 	"viaduct/internal/httpapi"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
@@ -58,7 +61,10 @@ var definitionVerbs = []verb{
 		name: "net-validate", group: groupNetworks, operands: oneFile, run: netValidate,
 		short: "check a definition without touching anything",
 		long: "Prints the definition in its canonical form, or the line and element that is\n" +
-			"wrong. Needs no daemon. The file - is the standard input.",
+			"wrong. With --format dnsmasq it prints what libvirt would have dnsmasq do; its\n" +
+			"files of hosts are in the JSON form. Needs no daemon. The file - is the standard\n" +
+			"input.",
+		flags: []flag{{name: "format", value: "FORMAT", help: "print FORMAT: xml or dnsmasq", fallback: formatXML, choices: validateFormats}},
 	},
 }
 
@@ -107,26 +113,66 @@ func (c *call) xml(text string) error {
 	return err
 }
 
-// check reads a definition as the daemon would.
-func check(xml []byte) (*netdef.Network, error) {
+// parse reads a definition and holds it to the rules.
+func parse(xml []byte) (*netdef.Network, error) {
 	n, err := netdef.Parse(xml)
 	if err != nil {
 		return nil, err
 	}
-	if err := n.Validate(); err != nil {
+	return n, n.Validate()
+}
+
+// check reads a definition as the daemon would.
+func check(xml []byte) (*netdef.Network, error) {
+	n, err := parse(xml)
+	if err != nil {
 		return nil, err
 	}
 	return n, plan.Check(n)
 }
 
+// What net-validate prints.
+const (
+	formatXML     = "xml"
+	formatDnsmasq = "dnsmasq"
+)
+
+var validateFormats = []string{formatXML, formatDnsmasq}
+
 func netValidate(c *call) error {
+	format := c.text("format")
+	if !slices.Contains(validateFormats, format) {
+		return usagef("unknown --format '%s': it is %s", format, strings.Join(validateFormats, " or "))
+	}
 	xml, err := c.file()
 	if err != nil {
 		return err
 	}
-	n, err := check(xml)
-	if err != nil {
+	if err := c.validate(xml, format); err != nil {
 		return failing(err, "Failed to validate network from %s", c.operand("file"))
 	}
-	return c.xml(n.Format(netdef.FormatOptions{Inactive: true}))
+	return nil
+}
+
+func (c *call) validate(xml []byte, format string) error {
+	if format == formatXML {
+		n, err := check(xml)
+		if err != nil {
+			return err
+		}
+		return c.xml(n.Format(netdef.FormatOptions{Inactive: true}))
+	}
+	n, err := parse(xml)
+	if err != nil {
+		return err
+	}
+	r, err := dnsmasq.Render(n, dnsmasq.LibvirtPaths(n.Name))
+	if err != nil {
+		return err
+	}
+	if c.output == formatJSON {
+		return c.json(map[string]string{"conf": r.Conf, "hostsfile": r.DHCPHosts, "addnhosts": r.DNSHosts})
+	}
+	_, err = io.WriteString(c.out, r.Conf)
+	return err
 }

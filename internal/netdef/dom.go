@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"unicode"
 )
@@ -59,6 +60,8 @@ type domParser struct {
 	// verbatim leaves attribute values as they are written, which is for
 	// documents of others.
 	verbatim bool
+	// tag is the start tag that is being read, as it is written.
+	tag []byte
 }
 
 // parseDocument reads a whole document. Document type declarations are passed
@@ -83,7 +86,9 @@ func (p *domParser) document() (*element, error) {
 	p.scopes = map[string][]string{}
 	for {
 		line, _ := p.dec.InputPos() // of the token's first character
+		begin := p.dec.InputOffset()
 		token, err := p.dec.RawToken()
+		p.tag = p.data[begin:p.dec.InputOffset()]
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -165,7 +170,9 @@ func (p *domParser) start(t xml.StartElement, line int) error {
 		}
 		value := a.Value
 		if !p.verbatim && !p.inMetadata() {
-			value = strings.Map(blankToSpace, value)
+			if !blankReference.Match(p.tag) {
+				value = strings.Map(blankToSpace, value)
+			}
 			if i := strings.IndexFunc(value, unicode.IsControl); i >= 0 {
 				return &Error{
 					Code:   ErrXMLDetail,
@@ -240,6 +247,10 @@ func rawName(n xml.Name) string {
 	}
 	return n.Space + ":" + n.Local
 }
+
+// blankReference finds a tab or an end of line that somebody wrote as a
+// number, which the normalisation of attribute values would leave alone.
+var blankReference = regexp.MustCompile(`&#(0*(9|10|13)|x0*(9|[aA]|[dD]));`)
 
 // blankToSpace is XML's normalisation of attribute values (section 3.3.3),
 // which encoding/xml leaves to its caller.

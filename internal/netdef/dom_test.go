@@ -140,3 +140,17 @@ func TestBlanks(t *testing.T) {
 		t.Errorf("got bridge %q, hostname %q, uuid %s", n.Bridge.Name, n.DNS.Hosts[0].Hostnames[0], n.UUID)
 	}
 }
+
+// TestBlankReferences: an end of line between quotes is a space (XML 1.0 section
+// 3.3.3), but one that is written as a number is meant, and refused.
+func TestBlankReferences(t *testing.T) {
+	n, err := Parse([]byte("<network><name>n</name><dns><txt name='a' value='b\nc'/></dns></network>"))
+	if err != nil || n.DNS.TXTs[0].Value != "b c" {
+		t.Errorf("%v, %v; want a space", n, err)
+	}
+	for _, reference := range []string{"&#10;", "&#x0A;", "&#xd;", "&#9;"} {
+		if _, err := Parse([]byte("<network><name>n</name><dns><txt name='a' value='b" + reference + "c'/></dns></network>")); err == nil {
+			t.Errorf("%s was taken", reference)
+		}
+	}
+}
