@@ -18,7 +18,6 @@ const (
 	fieldEtherD   hoststate.Field = "ether daddr"
 	fieldL4Proto  hoststate.Field = "meta l4proto"
 	fieldNFProto  hoststate.Field = "meta nfproto"
-	fieldProtocol hoststate.Field = "meta protocol"
 	fieldIIFType  hoststate.Field = "meta iiftype"
 	fieldTCPFlags hoststate.Field = "tcp flags"
 )
@@ -51,9 +50,22 @@ var nftLoads = map[hoststate.Field]nftLoad{
 	fieldEtherD:            nftHeader(expr.PayloadBaseLLHeader, 0, 6),
 	fieldL4Proto:           nftMeta(expr.MetaKeyL4PROTO, 1),
 	fieldNFProto:           nftMeta(expr.MetaKeyNFPROTO, 1),
-	fieldProtocol:          nftMeta(expr.MetaKeyPROTOCOL, 2),
 	fieldIIFType:           nftMeta(expr.MetaKeyIIFTYPE, 2),
 	fieldTCPFlags:          nftHeader(expr.PayloadBaseTransportHeader, 13, 1),
+
+	hoststate.FieldProtocol:     nftMeta(expr.MetaKeyPROTOCOL, 2),
+	hoststate.FieldSPort:        nftHeader(expr.PayloadBaseTransportHeader, 0, 2),
+	hoststate.FieldICMP6Type:    nftHeader(expr.PayloadBaseTransportHeader, 0, 1),
+	hoststate.FieldNDTarget:     nftHeader(expr.PayloadBaseTransportHeader, 8, 16),
+	hoststate.FieldNDOption:     nftHeader(expr.PayloadBaseTransportHeader, 24, 2),
+	hoststate.FieldNDOptionMAC:  nftHeader(expr.PayloadBaseTransportHeader, 26, 6),
+	hoststate.FieldRSOption:     nftHeader(expr.PayloadBaseTransportHeader, 8, 2),
+	hoststate.FieldRSOptionMAC:  nftHeader(expr.PayloadBaseTransportHeader, 10, 6),
+	hoststate.FieldDHCPClient:   nftHeader(expr.PayloadBaseTransportHeader, 36, 6),
+	hoststate.FieldLength6:      nftHeader(expr.PayloadBaseNetworkHeader, 4, 2),
+	hoststate.FieldARPFormat:    nftHeader(expr.PayloadBaseNetworkHeader, 0, 6),
+	hoststate.FieldARPSenderMAC: nftHeader(expr.PayloadBaseNetworkHeader, 8, 6),
+	hoststate.FieldARPSender:    nftHeader(expr.PayloadBaseNetworkHeader, 14, 4),
 }
 
 func (l nftLoad) into(register uint32) expr.Any {
@@ -79,18 +91,28 @@ var (
 			6: {fieldNFProto, string([]byte{unix.NFPROTO_IPV6})},
 		},
 		hoststate.BridgeFamily: {
-			4: {fieldProtocol, string(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP))},
-			6: {fieldProtocol, string(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))},
+			4:         {hoststate.FieldProtocol, string(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP))},
+			6:         {hoststate.FieldProtocol, string(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))},
+			layer3ARP: {hoststate.FieldProtocol, string(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ARP))},
 		},
+		hoststate.ARPFamily: {}, // every packet is ARP
 	}
 	nftTCP      = nftPremise{fieldL4Proto, string([]byte{unix.IPPROTO_TCP})}
 	nftEthernet = nftPremise{fieldIIFType, string(binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER))}
 )
 
-// nftFieldLayer3 is the IP version that a field implies.
+// layer3ARP stands beside the IP versions.
+const layer3ARP = 1
+
+// nftFieldLayer3 is the IP version, or layer3ARP, that a field implies.
 var nftFieldLayer3 = map[hoststate.Field]int{
-	hoststate.FieldSAddr4: 4, hoststate.FieldDAddr4: 4, hoststate.FieldSAddr6: 6, hoststate.FieldDAddr6: 6,
+	hoststate.FieldSAddr4: 4, hoststate.FieldDAddr4: 4, hoststate.FieldSAddr6: 6, hoststate.FieldDAddr6: 6, hoststate.FieldLength6: 6,
+	hoststate.FieldARPSenderMAC: layer3ARP, hoststate.FieldARPSender: layer3ARP,
 }
+
+// isAddress reports whether a field is an IP address, of which a prefix may be
+// loaded and compared.
+func isAddress(f hoststate.Field) bool { return f.Type() == "ipv4_addr" || f.Type() == "ipv6_addr" }
 
 // nftPremises lists what has to be known before the fields are loaded. In the
 // bridge family every packet is Ethernet.
@@ -102,8 +124,8 @@ func nftPremises(family hoststate.Family, fields []hoststate.Field) []nftPremise
 		}
 	}
 	for _, f := range fields {
-		if version := nftFieldLayer3[f]; version != 0 {
-			add(nftLayer3[family][version])
+		if p, ok := nftLayer3[family][nftFieldLayer3[f]]; ok {
+			add(p)
 		}
 		if (f == hoststate.FieldEtherS || f == fieldEtherD) && family != hoststate.BridgeFamily {
 			add(nftEthernet)
@@ -163,6 +185,10 @@ func (c *nftCompiler) expr(e hoststate.Expr) error {
 		return c.matchPrefix(hoststate.FieldSAddr4, hoststate.FieldSAddr6, e.Prefix, e.Not)
 	case hoststate.Destination:
 		return c.matchPrefix(hoststate.FieldDAddr4, hoststate.FieldDAddr6, e.Prefix, e.Not)
+	case hoststate.Within:
+		return c.matchPrefix(e.Field, e.Field, e.Prefix, e.Not)
+	case hoststate.Is:
+		return c.matchNumber(e)
 	case hoststate.L4Proto:
 		return c.match(fieldL4Proto, []byte{byte(e.Proto)}, false)
 	case hoststate.NFProto:
@@ -325,6 +351,20 @@ func (c *nftCompiler) matchPrefix(v4, v6 hoststate.Field, p netip.Prefix, not bo
 	}
 	c.emit(equals(addr, not))
 	return nil
+}
+
+func (c *nftCompiler) matchNumber(e hoststate.Is) error {
+	size := nftLoads[e.Field].size
+	if size > 8 || isAddress(e.Field) {
+		return fmt.Errorf("%q: the field is no number", e.Text())
+	}
+	value := binary.BigEndian.AppendUint64(nil, e.Number)
+	for _, b := range value[:8-size] {
+		if b != 0 {
+			return fmt.Errorf("%q: the field has %d bytes", e.Text(), size)
+		}
+	}
+	return c.match(e.Field, value[8-size:], e.Not)
 }
 
 func (c *nftCompiler) matchPort(e hoststate.DPort) error {

@@ -300,22 +300,33 @@ type nftPlace struct {
 	meta   expr.MetaKey
 	base   expr.PayloadBase
 	offset uint32
+	size   uint32 // 0 for metadata, and for an address of which a part is loaded
 }
 
 var nftFieldAt = func() map[nftPlace]hoststate.Field {
 	m := map[nftPlace]hoststate.Field{}
 	for f, l := range nftLoads {
-		m[nftPlace{l.header, l.meta, l.base, l.offset}] = f
+		place := nftPlace{l.header, l.meta, l.base, l.offset, 0}
+		if l.header {
+			if isAddress(f) {
+				m[place] = f
+			}
+			place.size = l.size
+		}
+		m[place] = f
 	}
 	return m
 }()
 
 // fieldOf names what is loaded. Addresses may be loaded in part.
 func fieldOf(l nftLoad) (hoststate.Field, bool) {
-	f, ok := nftFieldAt[nftPlace{l.header, l.meta, l.base, l.offset}]
-	size := nftLoads[f].size
-	whole := !l.header || l.size == size
-	return f, ok && (whole || nftFieldLayer3[f] != 0 && l.size > 0 && l.size < size)
+	place := nftPlace{l.header, l.meta, l.base, l.offset, l.size}
+	if f, ok := nftFieldAt[place]; ok {
+		return f, true
+	}
+	place.size = 0
+	f, ok := nftFieldAt[place]
+	return f, ok && (!l.header || l.size > 0 && l.size < nftLoads[f].size)
 }
 
 // lookup reads the use of a set or map.
@@ -367,7 +378,7 @@ func (r *termReader) compared(f hoststate.Field, prefixBytes int) (hoststate.Exp
 	if f == fieldTCPFlags {
 		return hoststate.SYN{}, none, isOpening(mask, cmp)
 	}
-	if nftFieldLayer3[f] != 0 {
+	if isAddress(f) {
 		p, ok := prefixOf(cmp.Data, mask, prefixBytes, int(nftLoads[f].size))
 		return addressMatch(f, p, not), none, ok
 	}
@@ -423,10 +434,13 @@ func maskBits(mask []byte) (int, bool) {
 }
 
 func addressMatch(f hoststate.Field, p netip.Prefix, not bool) hoststate.Expr {
-	if f == hoststate.FieldSAddr4 || f == hoststate.FieldSAddr6 {
+	switch f {
+	case hoststate.FieldSAddr4, hoststate.FieldSAddr6:
 		return hoststate.Source{Prefix: p, Not: not}
+	case hoststate.FieldDAddr4, hoststate.FieldDAddr6:
+		return hoststate.Destination{Prefix: p, Not: not}
 	}
-	return hoststate.Destination{Prefix: p, Not: not}
+	return hoststate.Within{Field: f, Prefix: p, Not: not}
 }
 
 // valueMatch is the match of a field with one value. It is nil and fine for a
@@ -452,10 +466,11 @@ func valueMatch(f hoststate.Field, v []byte, not bool) (hoststate.Expr, bool) {
 			}
 		}
 		return nil, false
-	case fieldProtocol, fieldIIFType:
+	case fieldIIFType:
 		return nil, !not
 	}
-	return nil, false
+	// All others are numbers.
+	return hoststate.Is{Field: f, Number: binary.BigEndian.Uint64(append(make([]byte, 8-len(v), 8), v...)), Not: not}, len(v) <= 8
 }
 
 // mark reads the setting of bits of the packet's mark.

@@ -17,18 +17,26 @@ func addr4(a, b, c, d byte) netip.Addr { return netip.AddrFrom4([4]byte{a, b, c,
 func drawRule(t *rapid.T, family hoststate.Family) hoststate.Rule {
 	name := rapid.StringMatching(`[a-z][a-z0-9._-]{0,14}`)
 	not := rapid.Bool()
-	prefix := func() netip.Prefix {
-		size := rapid.SampledFrom([]int{4, 16}).Draw(t, "bytes")
+	prefixOf := func(size int) netip.Prefix {
 		a, _ := netip.AddrFromSlice(rapid.SliceOfN(rapid.Byte(), size, size).Draw(t, "address"))
 		p, _ := a.Prefix(rapid.IntRange(0, 8*size).Draw(t, "bits"))
 		return p
 	}
+	prefix := func() netip.Prefix { return prefixOf(rapid.SampledFrom([]int{4, 16}).Draw(t, "bytes")) }
 	mac := func() (m hoststate.MAC) {
 		copy(m[:], rapid.SliceOfN(rapid.Byte(), 6, 6).Draw(t, "mac"))
 		return m
 	}
 	keys := []hoststate.Field{hoststate.FieldIIFName, hoststate.FieldOIFName, hoststate.FieldSAddr4, hoststate.FieldDAddr4,
-		hoststate.FieldSAddr6, hoststate.FieldDAddr6, hoststate.FieldDPort, hoststate.FieldEtherS}
+		hoststate.FieldSAddr6, hoststate.FieldDAddr6, hoststate.FieldDPort, hoststate.FieldEtherS, hoststate.FieldSPort,
+		hoststate.FieldNDTarget}
+	numbers := []hoststate.Field{hoststate.FieldProtocol, hoststate.FieldSPort, hoststate.FieldICMP6Type, hoststate.FieldLength6,
+		hoststate.FieldDHCPClient, hoststate.FieldNDOption, hoststate.FieldNDOptionMAC, hoststate.FieldRSOption, hoststate.FieldRSOptionMAC}
+	targets := []hoststate.Field{hoststate.FieldNDTarget}
+	if family != hoststate.Inet {
+		numbers = append(numbers, hoststate.FieldARPFormat, hoststate.FieldARPSenderMAC)
+		targets = append(targets, hoststate.FieldARPSender)
+	}
 	fields := func() []hoststate.Field {
 		if family == hoststate.Inet && rapid.IntRange(0, 9).Draw(t, "both") == 0 {
 			return []hoststate.Field{hoststate.FieldEtherS, hoststate.FieldDAddr6}
@@ -56,6 +64,14 @@ func drawRule(t *rapid.T, family hoststate.Family) hoststate.Rule {
 		func() hoststate.Expr { return hoststate.Destination{Prefix: prefix(), Not: not.Draw(t, "not")} },
 		func() hoststate.Expr {
 			return hoststate.L4Proto{Proto: hoststate.Proto(rapid.Byte().Draw(t, "proto"))}
+		},
+		func() hoststate.Expr {
+			f := rapid.SampledFrom(numbers).Draw(t, "field")
+			return hoststate.Is{Field: f, Number: rapid.Uint64Max(1<<(8*nftLoads[f].size)-1).Draw(t, "number"), Not: not.Draw(t, "not")}
+		},
+		func() hoststate.Expr {
+			f := rapid.SampledFrom(targets).Draw(t, "field")
+			return hoststate.Within{Field: f, Prefix: prefixOf(int(nftLoads[f].size)), Not: not.Draw(t, "not")}
 		},
 		func() hoststate.Expr { return hoststate.EtherSource{MAC: mac(), Not: not.Draw(t, "not")} },
 		func() hoststate.Expr { return hoststate.EtherDest{MAC: mac(), Not: not.Draw(t, "not")} },
@@ -111,7 +127,7 @@ func drawRule(t *rapid.T, family hoststate.Family) hoststate.Rule {
 // Every rule reads back from its bytes as it was written.
 func TestNFTRuleRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		family := rapid.SampledFrom([]hoststate.Family{hoststate.Inet, hoststate.BridgeFamily}).Draw(t, "family")
+		family := rapid.SampledFrom([]hoststate.Family{hoststate.Inet, hoststate.BridgeFamily, hoststate.ARPFamily}).Draw(t, "family")
 		want := drawRule(t, family)
 		exprs, err := compileRule(family, want)
 		if err != nil {

@@ -20,15 +20,27 @@ var nftFamilies = map[hoststate.Family]uint8{
 	hoststate.BridgeFamily: unix.NFPROTO_BRIDGE,
 	hoststate.IPv4Family:   unix.NFPROTO_IPV4,
 	hoststate.IPv6Family:   unix.NFPROTO_IPV6,
+	hoststate.ARPFamily:    unix.NFPROTO_ARP,
 }
 
-// nftHooks are the hooks by number, the same in both families.
+// nftHooks are the hooks by number, the same in all families but ARP's.
 var nftHooks = []string{
 	unix.NF_INET_PRE_ROUTING:  "prerouting",
 	unix.NF_INET_LOCAL_IN:     "input",
 	unix.NF_INET_FORWARD:      "forward",
 	unix.NF_INET_LOCAL_OUT:    "output",
 	unix.NF_INET_POST_ROUTING: "postrouting",
+}
+
+// nftHooksARP are those of ARP's family.
+var nftHooksARP = []string{"input", "output"}
+
+// hooksOf are the hooks of a family by number.
+func hooksOf(family hoststate.Family) []string {
+	if family == hoststate.ARPFamily {
+		return nftHooksARP
+	}
+	return nftHooks
 }
 
 // nftType is an nft data type with its values.
@@ -94,7 +106,7 @@ func addChain(c hoststate.Chain) (nftMessage, error) {
 	if err := checkName("chain", c.Name); err != nil || c.Hook == nil {
 		return m, err
 	}
-	number := slices.Index(nftHooks, c.Hook.Hook)
+	number := slices.Index(hooksOf(c.Table.Family), c.Hook.Hook)
 	if number < 0 {
 		return m, fmt.Errorf("chain %s: no hook %q", c.Name, c.Hook.Hook)
 	}
@@ -294,8 +306,8 @@ func decodeChain(t hoststate.TableRef, b []byte) hoststate.Chain {
 		Priority: int(int32(u32In(hook, unix.NFTA_HOOK_PRIORITY))),
 		Drop:     nftables.ChainPolicy(u32In(b, unix.NFTA_CHAIN_POLICY)) == nftables.ChainPolicyDrop,
 	}
-	if int(number) < len(nftHooks) {
-		c.Hook.Hook = nftHooks[number]
+	if hooks := hooksOf(t.Family); int(number) < len(hooks) {
+		c.Hook.Hook = hooks[number]
 	}
 	return c
 }

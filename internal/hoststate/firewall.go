@@ -15,6 +15,7 @@ const (
 	BridgeFamily Family = "bridge"
 	IPv4Family   Family = "ip"
 	IPv6Family   Family = "ip6"
+	ARPFamily    Family = "arp" // ARP for the host itself, see RFC 826
 )
 
 // TableRef names an nftables table.
@@ -95,12 +96,37 @@ const (
 	FieldDAddr6  Field = "ip6 daddr"
 	FieldDPort   Field = "th dport"
 	FieldEtherS  Field = "ether saddr"
+	FieldSPort   Field = "th sport"
+
+	FieldARPSenderMAC Field = "arp saddr ether"
+	FieldARPSender    Field = "arp saddr ip"
+	FieldNDTarget     Field = "icmpv6 taddr" // of a neighbour solicitation or advertisement
+)
+
+// Fields that are compared with numbers (see Is). Those with an @ have no name
+// in nft's language: it takes the header, the offset and the size in bits.
+const (
+	FieldProtocol  Field = "meta protocol" // the EtherType
+	FieldICMP6Type Field = "icmpv6 type"
+	FieldLength6   Field = "ip6 length" // of what follows the IPv6 header, in bytes
+	// FieldARPFormat is types and sizes of both addresses (RFC 826).
+	FieldARPFormat Field = "@nh,0,48"
+	// FieldDHCPClient is the client's hardware address in a DHCPv4 message (RFC 2131, chaddr).
+	FieldDHCPClient Field = "@th,288,48"
+	// The first option, its type and length and the link-layer address in it,
+	// of a neighbour solicitation or advertisement, and of a router
+	// solicitation (RFC 4861, 4.1 to 4.4 and 4.6.1).
+	FieldNDOption    Field = "@th,192,16"
+	FieldNDOptionMAC Field = "@th,208,48"
+	FieldRSOption    Field = "@th,64,16"
+	FieldRSOptionMAC Field = "@th,80,48"
 )
 
 // fieldTypes are the nft data types of the fields.
 var fieldTypes = map[Field]string{
 	FieldIIFName: "ifname", FieldOIFName: "ifname", FieldSAddr4: "ipv4_addr", FieldDAddr4: "ipv4_addr",
 	FieldSAddr6: "ipv6_addr", FieldDAddr6: "ipv6_addr", FieldDPort: "inet_service", FieldEtherS: "ether_addr",
+	FieldSPort: "inet_service", FieldARPSenderMAC: "ether_addr", FieldARPSender: "ipv4_addr", FieldNDTarget: "ipv6_addr",
 }
 
 // Type is the field's nft data type, such as "ifname".

@@ -13,6 +13,23 @@ func (m MAC) String() string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 }
 
+// Number is the address as a number, for Is.
+func (m MAC) Number() uint64 {
+	var n uint64
+	for _, b := range m {
+		n = n<<8 | uint64(b)
+	}
+	return n
+}
+
+// macOf is the inverse of MAC.Number.
+func macOf(n uint64) (m MAC) {
+	for i := range m {
+		m[i] = byte(n >> (8 * (len(m) - 1 - i)))
+	}
+	return m
+}
+
 // Bridge is a bridge link that Viaduct makes and owns.
 type Bridge struct {
 	Name string

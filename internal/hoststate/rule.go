@@ -82,6 +82,38 @@ func (e Destination) Text() string {
 	return fmt.Sprintf("%s daddr %s%s", ipWord(e.Prefix), not(e.Not), prefixText(e.Prefix))
 }
 
+// Within matches an address in another place than the IP header: the sender of
+// an ARP message or the target of neighbour discovery.
+type Within struct {
+	Field  Field
+	Prefix netip.Prefix
+	Not    bool
+}
+
+// Text implements Expr.
+func (e Within) Text() string {
+	return fmt.Sprintf("%s %s%s", e.Field, not(e.Not), prefixText(e.Prefix))
+}
+
+// Is matches a field that is a number, in network byte order.
+type Is struct {
+	Field  Field
+	Number uint64
+	Not    bool
+}
+
+// Text implements Expr.
+func (e Is) Text() string {
+	value := fmt.Sprint(e.Number)
+	switch {
+	case e.Field.Type() == fieldTypes[FieldEtherS]:
+		value = macOf(e.Number).String()
+	case e.Field == FieldProtocol || e.Field[0] == '@':
+		value = fmt.Sprintf("%#04x", e.Number)
+	}
+	return fmt.Sprintf("%s %s%s", e.Field, not(e.Not), value)
+}
+
 // Proto is an IP protocol number.
 type Proto uint8
 

@@ -8,8 +8,8 @@ import (
 // Guard says which frames the guest at a port may send. The zero value lets
 // everything pass. Like a network it is a value.
 type Guard struct {
-	// MACs are the guest's Ethernet addresses; none means the one of its port.
-	MACs []MAC `json:"macs,omitempty"`
+	// MAC is the guest's Ethernet address; zero means that of its port.
+	MAC MAC `json:"mac,omitzero"`
 	// Prefixes are the addresses of both families that the guest may use.
 	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
 	// Learn adds the addresses that the network has reserved for the guest or
@@ -57,6 +57,6 @@ func (g *Guard) Clone() *Guard {
 		return nil
 	}
 	c := *g
-	c.MACs, c.Prefixes, c.Only = slices.Clone(g.MACs), slices.Clone(g.Prefixes), slices.Clone(g.Only)
+	c.Prefixes, c.Only = slices.Clone(g.Prefixes), slices.Clone(g.Only)
 	return &c
 }

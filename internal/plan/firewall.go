@@ -16,7 +16,7 @@ var (
 )
 
 // Tables are all tables that belong to Viaduct.
-var Tables = []hoststate.TableRef{Filter, Guard}
+var Tables = []hoststate.TableRef{Filter, Guard, GuardARP}
 
 const (
 	dnsPort   = 53

@@ -36,8 +36,9 @@ func baseGuard() []hoststate.Object {
 // addLoopGuard stands in for spanning tree on a bridge that has only guests on
 // it. Guests cannot speak spanning tree to the host, and a port through which
 // the bridge's own frames come back is blocked until they stop: what comes back
-// while it is blocked is looked at first, and keeps it so.
-func addLoopGuard(f *Fragment, n *netdef.Network, ports []Port) {
+// while it is blocked is looked at first, and keeps it so. It returns the chain
+// that every port has to pass.
+func addLoopGuard(f *Fragment, n *netdef.Network) *hoststate.Chain {
 	f.Shared.Add(baseGuard()...)
 	chain := hoststate.Chain{Table: Guard, Name: "guard_" + n.Bridge.Name, Rules: []hoststate.Rule{
 		rule(hoststate.EtherDest{MAC: bpdu}, verdict(hoststate.Drop)),
@@ -45,7 +46,5 @@ func addLoopGuard(f *Fragment, n *netdef.Network, ports []Port) {
 		rule(hoststate.InSet{Fields: byIn, Set: Looped.Name}, verdict(hoststate.Drop)),
 	}}
 	f.Own.Add(chain)
-	for _, p := range ports {
-		hang(f, mapPorts, p.Link, hoststate.Goto, chain)
-	}
+	return &chain
 }

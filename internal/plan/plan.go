@@ -141,6 +141,10 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		f.Own.Add(hoststate.Address{Link: bridge, Prefix: ip.Prefix()})
 	}
 	for _, p := range facts.Ports {
+		if p.Guard != nil && p.Guard.Routed {
+			f.Own.Add(hoststate.LinkUp{Link: p.Link})
+			continue
+		}
 		member := hoststate.Member{Link: p.Link, Bridge: bridge}
 		if p.Plugged {
 			member.MAC = portMAC
@@ -155,9 +159,11 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
 	}
 	addFirewall(&f, n, facts)
+	var loop *hoststate.Chain
 	if !stp && !n.Bridge.STPOff {
-		addLoopGuard(&f, n, facts.Ports)
+		loop = addLoopGuard(&f, n)
 	}
+	addPortGuards(&f, n, facts.Ports, loop)
 	addServices(&f, n, facts)
 	return f, nil
 }

@@ -38,6 +38,20 @@ var networks = []struct {
 	{name: "nat-plugged", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`,
 		facts: Facts{Ports: []Port{{Link: "vif5.0", Guest: true, Plugged: true}, {Link: "vnet0", Guest: true}}}},
+	{name: "nat-guarded", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
+		<ip address='192.168.122.1' prefix='24'><dhcp><range start='192.168.122.2' end='192.168.122.254'/>
+		<host mac='52:54:00:aa:bb:cc' name='web' ip='192.168.122.10'/></dhcp></ip><ip family='ipv6' address='fd00:122::1' prefix='64'/></network>`,
+		facts: Facts{Ports: []Port{
+			{Link: "vnet0", Guest: true, Def: netdef.Port{MAC: netdef.MAC{0x52, 0x54, 0, 0xaa, 0xbb, 0xcc}}, Guard: netdef.FullGuard(), Leases: []netip.Addr{netip.MustParseAddr("192.168.122.77")}},
+			{Link: "vnet1", Guest: true},
+			{Link: "vnet2", Guest: true, Def: netdef.Port{MAC: netdef.MAC{2, 0, 0, 0, 0, 1}}, Guard: &netdef.Guard{NoMACSpoof: true, Only: []netdef.EtherType{netdef.EtherIPv4, netdef.EtherARP}}},
+		}}},
+	{name: "route-guarded-links", xml: head + `<forward mode='route'/><bridge name='virbr0' stp='off'/><mac address='52:54:00:01:02:03'/><dns enable='no'/>
+		<ip address='192.168.122.1' prefix='24'/></network>`,
+		facts: Facts{Ports: []Port{{Link: "vif1.0", Guest: true, Plugged: true, Def: netdef.Port{MAC: netdef.MAC{2, 0, 0, 0, 0, 1}}, Guard: &netdef.Guard{
+			NoMACSpoof: true, NoIPSpoof: true, NoARPSpoof: true, Routed: true,
+			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.122.7/32"), netip.MustParsePrefix("fd00::7/128")},
+		}}}}},
 	{name: "nat-real-stp", xml: head + `<forward mode='nat'/><bridge name='virbr0' delay='4'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`},
 	{name: "nat-wire", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
