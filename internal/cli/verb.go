@@ -88,7 +88,7 @@ const (
 )
 
 func verbs() []verb {
-	return slices.Concat(listVerbs, lifecycleVerbs, definitionVerbs, eventVerbs, portVerbs, xenVerbs, hostVerbs, docVerbs)
+	return slices.Concat(listVerbs, lifecycleVerbs, definitionVerbs, eventVerbs, portVerbs, guestVerbs, xenVerbs, hostVerbs, docVerbs)
 }
 
 func (a *app) rootCommand() *cobra.Command {
