@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -32,11 +33,16 @@ type scale struct {
 	leases          int // guests per way to get a lease
 	rounds          int // of traffic
 	seconds         int // of traffic per figure
+	loadSeconds     int // of DHCP or DNS load per figure
+	halvings        int // of the interval in which the highest rate is sought
+	queryRounds     int // of DNS load
 }
 
 var (
-	fullScale  = scale{batch: 10, batches: 10, many: 1000, fewStarted: 50, boots: 5, bigBoots: 2, leases: 3, rounds: 9, seconds: 1}
-	quickScale = scale{batch: 5, batches: 2, many: 100, fewStarted: 10, boots: 2, bigBoots: 1, leases: 1, rounds: 1, seconds: 1}
+	fullScale = scale{batch: 10, batches: 10, many: 1000, fewStarted: 50, boots: 5, bigBoots: 2, leases: 3, rounds: 9, seconds: 1,
+		loadSeconds: 5, halvings: 3, queryRounds: 7}
+	quickScale = scale{batch: 5, batches: 2, many: 100, fewStarted: 10, boots: 2, bigBoots: 1, leases: 1, rounds: 1, seconds: 1,
+		loadSeconds: 2, halvings: 1, queryRounds: 1}
 )
 
 // parts are what can be measured, in order.
@@ -49,6 +55,9 @@ var parts = []struct {
 	{"boot", (*bench).boot},
 	{"lease", (*bench).lease},
 	{"traffic", (*bench).traffic},
+	{"dhcp", (*bench).dhcp4},
+	{"dhcp6", (*bench).dhcp6},
+	{"dns", (*bench).dns},
 }
 
 func main() {
@@ -94,6 +103,7 @@ type bench struct {
 	ctx    context.Context
 	scale  scale
 	binary string
+	disk   string // a folder on the machine's own disk, for what has to be durable
 	report report
 
 	lab     *lab.Lab
@@ -113,6 +123,11 @@ func (b *bench) run(binary, only string) (err error) {
 			return fmt.Errorf("no part is called %q, but there are %s", name, strings.Join(partNames(), ", "))
 		}
 	}
+	// The nodes see it, and it is no file system in memory as their own /var/lib is.
+	if b.disk, err = os.MkdirTemp("/var/tmp", "viaduct-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.disk)) }()
 	b.lab = lab.New(b)
 	// The kernel takes 20 s to remove a namespace with 1000 bridges, and lets
 	// nobody change a network meanwhile. So all of them stay until the end.

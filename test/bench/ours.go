@@ -26,25 +26,27 @@ func (b *bench) newOurs(name string, count, autostart int) *ours {
 	o.daemon = h.NewDaemon(b.binary, lab.DaemonOptions{Args: []string{
 		"--libvirt-socket", ourSocket, "--libvirt-dir", "/nowhere", "--no-default", "--log-level", "warn",
 	}})
-	b.must(h.Do(func() error {
-		dir := filepath.Join(o.daemon.ConfigDir, "networks")
+	for n := range count {
+		o.define(networkName(n), definition(n, "on"), n < autostart)
+	}
+	return o
+}
+
+// define gives a daemon that is not started yet a network.
+func (o *ours) define(name, xml string, autostart bool) {
+	o.b.must(o.host.Do(func() error {
+		dir, file := filepath.Join(o.daemon.ConfigDir, "networks"), name+".xml"
 		if err := os.MkdirAll(filepath.Join(dir, "autostart"), 0o755); err != nil {
 			return err
 		}
-		for n := range count {
-			file := networkName(n) + ".xml"
-			if err := os.WriteFile(filepath.Join(dir, file), []byte(definition(n, "on")), 0o600); err != nil {
-				return err
-			}
-			if n < autostart {
-				if err := os.Symlink(filepath.Join("..", file), filepath.Join(dir, "autostart", file)); err != nil {
-					return err
-				}
-			}
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(xml), 0o600); err != nil {
+			return err
 		}
-		return nil
+		if !autostart {
+			return nil
+		}
+		return os.Symlink(filepath.Join("..", file), filepath.Join(dir, "autostart", file))
 	}))
-	return o
 }
 
 // startOurs is newOurs with the daemon running.

@@ -123,3 +123,12 @@ func mean(values []time.Duration) time.Duration {
 }
 
 func quotient(a, b time.Duration) float64 { return a.Seconds() / b.Seconds() }
+
+// quotients is the median of what the quotients of each round are.
+func quotients(a, b []float64) float64 {
+	each := make([]float64, len(a))
+	for i := range each {
+		each[i] = a[i] / b[i]
+	}
+	return median(each)
+}

@@ -74,13 +74,7 @@ func (b *bench) traffic() {
 }
 
 // ratio is the median over all rounds of how much faster a is than b.
-func ratio(a, b *site) float64 {
-	quotients := make([]float64, len(a.rates))
-	for i := range quotients {
-		quotients[i] = a.rates[i] / b.rates[i]
-	}
-	return median(quotients)
-}
+func ratio(a, b *site) float64 { return quotients(a.rates, b.rates) }
 
 // ourSite is a host with our daemon.
 func (b *bench) ourSite(count int) *site {
