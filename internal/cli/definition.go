@@ -70,9 +70,11 @@ var definitionVerbs = []verb{
 
 var oneFile = []operand{{name: "file", help: "file with a network's XML"}}
 
-// file reads the file that a verb is about, as far as a definition may reach.
-func (c *call) file() ([]byte, error) {
-	path := c.operand("file")
+// file reads the file that a verb is about.
+func (c *call) file() ([]byte, error) { return c.read(c.operand("file")) }
+
+// read reads a file as far as a definition may reach; - is the standard input.
+func (c *call) read(path string) ([]byte, error) {
 	in := c.in
 	if path != "-" {
 		f, err := os.Open(path)

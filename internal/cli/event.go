@@ -5,13 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"viaduct/internal/httpapi"
 )
 
-const lifecycle = "lifecycle"
+// The types of events, as virsh calls them.
+const (
+	lifecycle      = "lifecycle"
+	metadataChange = "metadata-change"
+)
+
+var eventTypes = []string{lifecycle, metadataChange}
 
 var eventVerbs = []verb{{
 	name: "net-event", virsh: true, group: groupNetworks, run: netEvent,
@@ -19,7 +27,7 @@ var eventVerbs = []verb{{
 	long:  "Ends after the first event, unless told otherwise. Without a network it tells of all.",
 	operands: []operand{
 		{name: "network", help: "only this network: name or uuid", optional: true, complete: networkNames(anyNetwork)},
-		{name: "event", help: "which type of event", optional: true, complete: func(*call) []string { return []string{lifecycle} }},
+		{name: "event", help: "which type of event", optional: true, complete: words(func() []string { return eventTypes })},
 	},
 	flags: []flag{
 		{name: "loop", help: "go on until the timeout or an interrupt"},
@@ -35,13 +43,13 @@ var errTimeout = errors.New("event loop timed out")
 func netEvent(c *call) error {
 	switch kind := c.operand("event"); {
 	case c.is("list") && c.output == formatJSON:
-		return c.json([]string{lifecycle})
+		return c.json(eventTypes)
 	case c.is("list"):
-		_, err := fmt.Fprintln(c.out, lifecycle)
+		_, err := fmt.Fprintln(c.out, strings.Join(eventTypes, "\n"))
 		return err
 	case kind == "":
 		return usagef("either --list or --event <type> is required")
-	case kind != lifecycle:
+	case !slices.Contains(eventTypes, kind):
 		return usagef("unknown event type %s", kind)
 	}
 	ctx := c.Context
@@ -64,6 +72,9 @@ func netEvent(c *call) error {
 	}
 	received := 0
 	err := c.client.Events(ctx, ref, func() {}, func(e httpapi.Event) bool {
+		if (e.Event == httpapi.MetadataChange) != (c.operand("event") == metadataChange) {
+			return true
+		}
 		received++
 		c.printEvent(e)
 		return c.is("loop")
@@ -78,6 +89,14 @@ func (c *call) printEvent(e httpapi.Event) {
 	}
 	if c.is("timestamp") {
 		fmt.Fprint(c.out, e.Time.UTC().Format("2006-01-02 15:04:05.000+0000: "))
+	}
+	if e.Event == httpapi.MetadataChange {
+		uri := e.URI
+		if uri == "" {
+			uri = "(null)"
+		}
+		fmt.Fprintf(c.out, "event 'metadata-change' for network %s: type %s, uri %s\n", printable(e.Name, false), e.Metadata, printable(uri, false))
+		return
 	}
 	fmt.Fprintf(c.out, "event 'lifecycle' for network %s: %s\n", printable(e.Name, false), e.Event)
 }

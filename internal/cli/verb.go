@@ -41,6 +41,7 @@ type operand struct {
 	name     string
 	help     string
 	optional bool
+	rest     bool // takes all that is left, as words with blanks between them
 	complete func(*call) []string
 }
 
@@ -88,7 +89,7 @@ const (
 )
 
 func verbs() []verb {
-	return slices.Concat(listVerbs, lifecycleVerbs, definitionVerbs, eventVerbs, portVerbs, guestVerbs, xenVerbs, hostVerbs, docVerbs)
+	return slices.Concat(listVerbs, lifecycleVerbs, definitionVerbs, updateVerbs, eventVerbs, portVerbs, guestVerbs, xenVerbs, hostVerbs, docVerbs)
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -197,6 +198,8 @@ func operandValues(cmd *cobra.Command, operands []operand, args []string) (map[s
 		switch {
 		case value.Changed:
 			values[o.name] = value.Value.String()
+		case len(args) > 0 && o.rest:
+			values[o.name], args = strings.Join(args, " "), nil
 		case len(args) > 0:
 			values[o.name], args = args[0], args[1:]
 		case !o.optional:

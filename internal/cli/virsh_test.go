@@ -44,6 +44,7 @@ func TestPrintsWhatVirshPrints(t *testing.T) {
 		"lab.xml":   "<network><name>Zed</name><uuid>00000000-0000-4000-8000-000000000001</uuid><bridge name='virbr9'/><ip address='10.1.1.1' netmask='255.255.255.0'/></network>",
 		"brief.xml": "<network><name>a-network-with-a-long-name</name><uuid>00000000-0000-4000-8000-000000000002</uuid><bridge name='virbr8'/><ip address='10.1.2.1' netmask='255.255.255.0'/></network>",
 		"bad.xml":   "<network>\n<nam\n",
+		"txt.xml":   "<txt name='a' value='b'/>",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(xml), 0o644); err != nil {
 			t.Fatal(err)
@@ -91,6 +92,20 @@ func TestPrintsWhatVirshPrints(t *testing.T) {
 		"net-list --all=yes",
 		"net-dhcp-leases default --mac",
 		"no-such-command",
+		"net-update default add dns-txt txt.xml",
+		"net-update default add dns-txt txt.xml --live",
+		"net-update default add-first --section dns-txt --xml txt.xml --live --config",
+		"net-destroy default; net-update default add dns-txt txt.xml",
+		"net-destroy default; net-update default add dns-txt txt.xml --live",
+		"net-update default add dns-txt txt.xml --current --config",
+		"net-update default add dns-txt txt.xml --current --live",
+		"net-update default add dns-txt txt.xml --parent-index 1x",
+		"net-update default add dns-txt nowhere.xml",
+		"net-update default none dns-txt txt.xml",
+		"net-update default add dns txt.xml",
+		"net-update default add ip-dhcp-host txt.xml",
+		"net-update default add",
+		"net-update nope add dns-txt txt.xml",
 		"net-event",
 		"net-event --event foo",
 		"net-event --event lifecycle --timeout 0",

@@ -38,6 +38,9 @@ var routes = []route{
 	{"GET /v1/networks/{ref}", nil, func(_ *Server, r request) (any, error) { return r.net, nil }},
 	{"DELETE /v1/networks/{ref}", nil, act(API.Undefine)},
 	{"GET /v1/networks/{ref}/xml", []string{"inactive"}, getXML},
+	{"POST /v1/networks/{ref}/update", []string{"command", "section", "parentIndex", "live", "config"}, update},
+	{"GET /v1/networks/{ref}/metadata", []string{"type", "uri", "live", "config"}, getMetadata},
+	{"PUT /v1/networks/{ref}/metadata", []string{"type", "uri", "key", "live", "config"}, setMetadata},
 	{"GET /v1/networks/{ref}/leases", []string{"mac"}, getLeases},
 	{"GET /v1/networks/{ref}/plan", nil, getPlan},
 	{"GET /v1/networks/{ref}/warnings", nil, texts(API.Warnings)},
@@ -173,14 +176,16 @@ func putNetwork(_ *Server, r request) (any, error) {
 	return definition(r.api.Define(r.Context(), xml))
 }
 
-// definition marks libvirt's "internal errors" about a definition as the
+// definition answers with a network that was defined; aboutInput marks libvirt's "internal errors" about a definition as the
 // client's. Those about the host have a cause.
-func definition(info engine.Info, err error) (any, error) {
+func definition(info engine.Info, err error) (any, error) { return info, aboutInput(err) }
+
+func aboutInput(err error) error {
 	var known *netdef.Error
 	if errors.As(err, &known) && known.Code == netdef.ErrInternal && known.Err == nil {
-		err = &inputError{err}
+		return &inputError{err}
 	}
-	return info, err
+	return err
 }
 
 func getXML(_ *Server, r request) (any, error) {

@@ -39,6 +39,9 @@ type API interface {
 	Destroy(ctx context.Context, id netdef.UUID) error
 	Undefine(ctx context.Context, id netdef.UUID) error
 	SetAutostart(ctx context.Context, id netdef.UUID, on bool) error
+	Update(ctx context.Context, id netdef.UUID, command netdef.UpdateCommand, section netdef.Section, parent int, xml string, live, config bool) error
+	SetMetadata(ctx context.Context, id netdef.UUID, t netdef.MetadataType, value, key, uri string, live, config bool) error
+	Metadata(id netdef.UUID, t netdef.MetadataType, uri string, live, config bool) (string, error)
 	XML(id netdef.UUID, inactive bool) (string, error)
 	Leases(id netdef.UUID, mac string) ([]netdef.Lease, error)
 	Plan(id netdef.UUID) (string, error)

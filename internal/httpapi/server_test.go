@@ -247,6 +247,15 @@ func TestStatuses(t *testing.T) {
 		{"PUT /v1/networks/nope/ports/vif5.0", 404, "no network with matching name"},
 		{"DELETE /v1/ports/vif5.0", 204, ""},
 		{"POST /v1/networks?transient=2", 400, "parameter 'transient'"},
+		{"POST /v1/networks/lab/update?command=add&section=dns", 400, "unrecognized section name 'dns'"},
+		{"POST /v1/networks/lab/update?command=none&section=dns-txt", 400, "unrecognized command name 'none'"},
+		{"POST /v1/networks/lab/update?command=add&section=dns-txt&parentIndex=x", 400, "parameter 'parentIndex' is a number, not 'x'"},
+		{"POST /v1/networks/lab/update?command=add&section=dns-txt&live=true", 400, "parameter 'live' is yes or no, not 'true'"},
+		{"POST /v1/networks/lab/update?command=add&section=dns-txt", 400, "network_update_xml"},
+		{"GET /v1/networks/lab/metadata?type=colour", 400, "unknown metadata type 'colour'"},
+		{"GET /v1/networks/lab/metadata?type=title", 404, "metadata not found"},
+		{"PUT /v1/networks/lab/metadata?type=element&key=k", 400, "uri in virNetworkSetMetadata"},
+		{"PUT /v1/networks/lab/metadata?type=title&live=yes", 204, ""},
 	} {
 		method, target, _ := strings.Cut(tt.request, " ")
 		r := httptest.NewRequest(method, target, nil)

@@ -57,14 +57,25 @@ func octets(b []byte) string {
 // Event is one line of the event stream.
 type Event struct {
 	Time time.Time `json:"time"`
-	// Event is "Defined", "Undefined", "Started" or "Stopped".
+	// Event is "Defined", "Undefined", "Started", "Stopped" or "MetadataChange".
 	Event string      `json:"event"`
 	Name  string      `json:"name"`
 	UUID  netdef.UUID `json:"uuid"`
+	// Metadata is what a MetadataChange is about: "description", "title" or
+	// "element", the latter of the namespace URI.
+	Metadata string `json:"metadata,omitempty"`
+	URI      string `json:"uri,omitempty"`
 }
 
+// MetadataChange is the Event of changed metadata.
+var MetadataChange = engine.EventMetadataChange.String()
+
 func eventOf(e engine.Event) Event {
-	return Event{Time: e.Time, Event: e.Type.String(), Name: e.Name, UUID: e.UUID}
+	w := Event{Time: e.Time, Event: e.Type.String(), Name: e.Name, UUID: e.UUID}
+	if e.Type == engine.EventMetadataChange {
+		w.Metadata, w.URI = e.Metadata.String(), e.URI
+	}
+	return w
 }
 
 // Plan is what would change on the host.

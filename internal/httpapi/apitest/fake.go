@@ -32,6 +32,7 @@ type Fake struct {
 
 type network struct {
 	engine.Info
+	texts map[string]string // metadata, by type and URI
 	xml   string
 	ports []engine.Port // those that CreatePort made
 }
@@ -447,9 +448,14 @@ func (f *Fake) DropReaders() {
 }
 
 func (f *Fake) tell(n *network, t engine.EventType) {
+	f.publish(engine.Event{Name: n.Name, UUID: n.UUID, Type: t})
+}
+
+func (f *Fake) publish(ev engine.Event) {
+	ev.Time = time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
 	for c := range f.readers {
 		select {
-		case c <- engine.Event{Time: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC), Name: n.Name, UUID: n.UUID, Type: t}:
+		case c <- ev:
 		default:
 			f.drop(c)
 		}
