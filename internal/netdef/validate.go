@@ -18,6 +18,7 @@ func (n *Network) Validate() error {
 		(*Network).checkDomain,
 		(*Network).checkPortGroups,
 		(*Network).checkVLAN,
+		(*Network).checkSettings,
 	} {
 		if err := check(n); err != nil {
 			return err

@@ -1,0 +1,94 @@
+package netdef
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// SettingsSpace is the namespace of what a network of Viaduct's has and
+// libvirt's XML cannot say. It is one element of <metadata>, so that virsh and
+// virt-manager carry it along:
+//
+//	<metadata>
+//	  <viaduct:settings xmlns:viaduct="urn:viaduct:settings:1">
+//	    <viaduct:ports layout="routed"/>
+//	  </viaduct:settings>
+//	</metadata>
+const SettingsSpace = "urn:viaduct:settings:1"
+
+// Settings are what that element says. The zero value is a network without it.
+type Settings struct {
+	// Routed says that guests' links are no ports of a bridge: the host has a
+	// route to each guest, through a link of two.
+	Routed bool
+	// Exempt are connections of guests that keep the guest's address where the
+	// network translates addresses.
+	Exempt []Exemption
+}
+
+// Exemption is a source and a destination; an invalid one stands for any.
+type Exemption struct{ Source, Destination netip.Prefix }
+
+// settingElements are the elements that there may be, each with what reads it.
+var settingElements = map[string]func(r *reader, e *element, s *Settings){
+	"ports": func(r *reader, e *element, s *Settings) {
+		s.Routed = r.choice(e, "layout", "bridge", "routed") == "routed"
+	},
+	"exempt": func(r *reader, e *element, s *Settings) {
+		s.Exempt = append(s.Exempt, Exemption{Source: r.prefix(e, "source"), Destination: r.prefix(e, "destination")})
+		r.refuse(len(s.Exempt) > fewElements, e, ErrXML, "more than %d <exempt> elements in network '%s'", fewElements, r.network)
+	},
+}
+
+// Settings reads the network's own element of <metadata>.
+func (n *Network) Settings() (Settings, error) {
+	var s Settings
+	i := n.metadataIndex(SettingsSpace)
+	if i < 0 {
+		return s, nil
+	}
+	root, err := parseForeign([]byte(n.Metadata[i].XML), "(metadata_xml)")
+	if err != nil {
+		return s, err
+	}
+	r := &reader{network: n.Name}
+	r.refuse(root.name != "settings", root, ErrConfigUnsupported, "unknown element <%s> in the settings of network '%s'", root.qname(), n.Name)
+	for _, c := range root.content {
+		e := c.child
+		if e == nil {
+			continue
+		}
+		read := settingElements[e.name]
+		if read == nil || e.space != SettingsSpace {
+			r.fail(e, ErrConfigUnsupported, "unknown element <%s> in the settings of network '%s'", e.qname(), n.Name)
+			break
+		}
+		read(r, e, &s)
+	}
+	if r.err != nil {
+		return Settings{}, r.err
+	}
+	return s, nil
+}
+
+func (n *Network) checkSettings() *Error {
+	if _, err := n.Settings(); err != nil {
+		return err.(*Error)
+	}
+	return nil
+}
+
+// prefix is an attribute with a network or an address; invalid if it is absent.
+func (r *reader) prefix(e *element, name string) netip.Prefix {
+	text, ok := e.lookup(name)
+	if !ok {
+		return netip.Prefix{}
+	}
+	if !strings.Contains(text, "/") {
+		a := r.addr(e, text)
+		return netip.PrefixFrom(a, a.BitLen())
+	}
+	p, err := netip.ParsePrefix(text)
+	r.refuse(err != nil, e, ErrXML, "Invalid value '%s' of attribute '%s' in element '%s': no IP network", text, name, e.qname())
+	return p.Masked()
+}

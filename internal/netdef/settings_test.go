@@ -1,0 +1,48 @@
+package netdef
+
+import (
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestSettings(t *testing.T) {
+	const head = `<network><name>n</name><metadata><v:settings xmlns:v='urn:viaduct:settings:1'>`
+	const tail = `</v:settings></metadata><bridge name='virbr7'/><ip address='10.9.0.1' prefix='24'/></network>`
+	net10 := netip.MustParsePrefix("10.0.0.0/8")
+	for _, c := range []struct {
+		inner string
+		want  Settings
+		err   string
+	}{
+		{"", Settings{}, ""},
+		{"<v:ports layout='routed'/>", Settings{Routed: true}, ""},
+		{"<v:ports/>", Settings{}, ""},
+		{"<v:exempt destination='10.0.0.0/8'/><v:exempt source='10.9.0.7'/>",
+			Settings{Exempt: []Exemption{{Destination: net10}, {Source: netip.MustParsePrefix("10.9.0.7/32")}}}, ""},
+		{"<v:exempt source='10.0.0.0/99'/>", Settings{}, "10.0.0.0/99"},
+		{"<v:exempt source='ten'/>", Settings{}, "ten"},
+		{"<v:ports layout='star'/>", Settings{}, "star"},
+		{"<v:port/>", Settings{}, "<v:port>"},
+		{"<ports layout='routed'/>", Settings{}, "<ports>"},
+	} {
+		n, err := Parse([]byte(head + c.inner + tail))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := n.Settings()
+		switch {
+		case c.err == "" && (err != nil || !reflect.DeepEqual(got, c.want)):
+			t.Errorf("%s: %+v, %v", c.inner, got, err)
+		case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
+			t.Errorf("%s: error %v does not name %s", c.inner, err, c.err)
+		}
+		if valid := n.Validate() == nil; valid != (c.err == "") {
+			t.Errorf("%s: valid is %v", c.inner, valid)
+		}
+		if again, err := Parse([]byte(n.Format(FormatOptions{}))); err != nil || !reflect.DeepEqual(again.Metadata, n.Metadata) {
+			t.Errorf("%s: does not come back: %v", c.inner, err)
+		}
+	}
+}
