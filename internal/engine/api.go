@@ -18,7 +18,7 @@ type Info struct {
 	Active     bool        `json:"active"`
 	Persistent bool        `json:"persistent"`
 	Autostart  bool        `json:"autostart"`
-	// Connections counts the ports that guests have in the network.
+	// Connections counts the ports that were asked for.
 	Connections int `json:"connections"`
 }
 

@@ -129,6 +129,28 @@ func (n *network) definitions() [3]*netdef.Network {
 	return [...]*netdef.Network{n.live, n.config, n.pending}
 }
 
+// connections counts the ports that somebody asked for.
+func (n *network) connections() int {
+	count := 0
+	for _, p := range n.ports {
+		if p.declared {
+			count++
+		}
+	}
+	return count
+}
+
+// deviceConnections counts those that use a device of the network's pool.
+func (n *network) deviceConnections() map[string]int {
+	count := map[string]int{}
+	for _, p := range n.ports {
+		if p.declared && p.def.Plug.Dev != "" {
+			count[p.def.Plug.Dev]++
+		}
+	}
+	return count
+}
+
 // New makes an engine. It does nothing before Run.
 func New(o Options) *Engine {
 	e := &Engine{
@@ -182,7 +204,7 @@ func (n *network) info() Info {
 	d := n.definition()
 	return Info{
 		Name: n.name, UUID: n.id, Title: d.Title, Bridge: d.Bridge.Name, Mode: d.Forward.Mode,
-		Active: n.live != nil, Persistent: n.config != nil, Autostart: n.autostart, Connections: len(n.ports),
+		Active: n.live != nil, Persistent: n.config != nil, Autostart: n.autostart, Connections: n.connections(),
 	}
 }
 
@@ -250,7 +272,9 @@ func (e *Engine) XML(id netdef.UUID, inactive bool) (string, error) {
 		return "", noNetwork(id)
 	}
 	if n.live != nil && (!inactive || n.config == nil) {
-		return liveForm(n.live).Format(netdef.FormatOptions{Inactive: inactive}), nil
+		return liveForm(n.live).Format(netdef.FormatOptions{
+			Inactive: inactive, Connections: n.connections(), DeviceConnections: n.deviceConnections(),
+		}), nil
 	}
 	return n.config.Format(netdef.FormatOptions{Inactive: true}), nil
 }

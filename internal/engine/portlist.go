@@ -9,6 +9,7 @@ import (
 
 	"viaduct/internal/host"
 	"viaduct/internal/netdef"
+	"viaduct/internal/plan"
 )
 
 // Origin says how a port came into its network.
@@ -132,13 +133,15 @@ func (e *Engine) Counters(id netdef.UUID) (NetworkCounters, error) {
 func (e *Engine) findPort(n *network, ref string) (port, error) {
 	known := e.currentPorts(n)
 	is := func(p port) bool { return p.name == ref }
+	missing := netdef.Errorf(netdef.ErrNoNetworkPort, "network '%s' has no port '%s'", n.name, ref)
 	if id, err := netdef.ParseUUID(ref); err == nil {
 		is = func(p port) bool { return p.def.UUID == id }
+		missing = netdef.Errorf(netdef.ErrNoNetworkPort, "Network port with UUID %s does not exist", id)
 	}
 	if i := slices.IndexFunc(known, is); i >= 0 {
 		return known[i], nil
 	}
-	return port{}, netdef.Errorf(netdef.ErrNoNetworkPort, "network '%s' has no port '%s'", n.name, ref)
+	return port{}, missing
 }
 
 // PortXML describes a port as libvirt does. Of a port that nobody told the
@@ -166,7 +169,10 @@ func (e *Engine) describe(n *network, p port) netdef.Port {
 	if def.MAC.IsZero() {
 		def.MAC = netdef.MAC(p.mac)
 	}
-	def.Plug = netdef.Plug{Type: netdef.PlugNetwork, Bridge: n.definition().Bridge.Name}
+	switch d := n.definition(); def.Plug.Type {
+	case netdef.PlugNone, netdef.PlugNetwork, netdef.PlugBridge:
+		def.Plug = netdef.Plug{Type: plugType(d), Bridge: d.Bridge.Name, MacTableManager: d.Bridge.MacTableManager}
+	}
 	return def
 }
 
@@ -196,8 +202,22 @@ func (e *Engine) SetPortBandwidth(ctx context.Context, network netdef.UUID, ref 
 	if err != nil {
 		return err
 	}
+	if !p.declared {
+		return notDeclared(n, p)
+	}
 	want := *p.def.Clone()
-	want.Bandwidth = b
+	if floor(b) == floor(want.Bandwidth) && b != nil && want.Bandwidth != nil {
+		c := *b
+		c.ClassID = want.Bandwidth.ClassID
+		want.Bandwidth = &c
+	} else if err := share(n.live, &want, b, e.currentPorts(n)); err != nil {
+		return err
+	}
+	if p.plugged {
+		if err := plan.CheckPort(&want); err != nil {
+			return err
+		}
+	}
 	return e.changePorts(ctx, n, func(ports []port) []port {
 		for i := range ports {
 			if ports[i].def.UUID == want.UUID {

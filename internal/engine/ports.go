@@ -176,7 +176,7 @@ func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) 
 	if err != nil {
 		return Port{}, err
 	}
-	if i := slices.IndexFunc(known, func(k port) bool { return k.def.UUID == p.def.UUID }); i < 0 || !known[i].declared {
+	if !slices.ContainsFunc(known, func(k port) bool { return k.declared && k.def.UUID == p.def.UUID }) {
 		err = e.changePorts(ctx, n, func(ports []port) []port {
 			return e.portsIn(n.live.Bridge.Name, append(slices.DeleteFunc(ports, p.replaces), p))
 		})
@@ -197,7 +197,13 @@ func (p port) replaces(other port) bool { return p.plugged && p.name == other.na
 // newPort is the port that the spec describes, or the known one that has its
 // link already. The caller holds n.busy.
 func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) {
-	p := port{def: *spec.Port.Clone(), guard: spec.Guard, declared: true}
+	switch {
+	case spec.Reclaim && spec.Plug.Type == netdef.PlugNone:
+		return port{}, netdef.Errorf(netdef.ErrInvalidArg, "Port reclaim requested but plug type is none")
+	case !spec.Reclaim && spec.Plug.Type != netdef.PlugNone:
+		return port{}, netdef.Errorf(netdef.ErrInvalidArg, "Port reclaim not requested but plug type is not none")
+	}
+	p := port{def: *spec.Port.Clone(), guard: spec.Guard.Clone(), declared: true}
 	var err error
 	switch {
 	case spec.Tap != nil:
@@ -213,8 +219,26 @@ func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) 
 	if err != nil {
 		return port{}, err
 	}
+	if n.live.PortGroup(p.def.Group) == nil && p.def.Group != "" {
+		if p.plugged {
+			return port{}, netdef.Errorf(netdef.ErrInvalidArg, "network '%s' has no port group '%s'", n.name, p.def.Group)
+		}
+		// libvirt takes such a guest, and so do we.
+		e.Log.Warn("a port asks for a port group that its network does not have", "network", n.name, "port", p.def.UUID, "group", p.def.Group)
+	}
 	p.complete()
-	return p, nil
+	if slices.ContainsFunc(known, func(k port) bool { return k.declared && k.def.UUID == p.def.UUID }) {
+		return port{}, netdef.Errorf(netdef.ErrNetworkPortExist, "Network port with UUID %s already exists", p.def.UUID)
+	}
+	if spec.Reclaim {
+		err = reclaim(n.live, &p.def, known)
+	} else {
+		err = allocate(n.live, &p.def, known)
+	}
+	if err == nil && p.plugged {
+		err = plan.CheckPort(&p.def)
+	}
+	return p, err
 }
 
 // useTap lets the port have a tap of its own.

@@ -37,11 +37,15 @@ func (e *Engine) DeletePort(ctx context.Context, id netdef.UUID, ref string) err
 		return err
 	}
 	if !p.declared {
-		return netdef.Errorf(netdef.ErrOperationInvalid, "port '%s' was put into network '%s' by another program", p.name, n.name)
+		return notDeclared(n, p)
 	}
 	return e.changePorts(ctx, n, func(ports []port) []port {
 		return slices.DeleteFunc(ports, func(other port) bool { return other.def.UUID == p.def.UUID })
 	})
+}
+
+func notDeclared(n *network, p port) error {
+	return netdef.Errorf(netdef.ErrOperationInvalid, "port '%s' was put into network '%s' by another program", p.name, n.name)
 }
 
 // OpenTap makes a tap in the active network that has a bridge of that name. It

@@ -234,6 +234,11 @@ func (f *Fake) Inventory() Inventory {
 	inv := Inventory{
 		Links: slices.Clone(f.Stock.Links), Addresses: slices.Clone(f.Stock.Addresses), Routes: slices.Clone(f.Stock.Routes),
 	}
+	for i, l := range inv.Links {
+		if bridge := f.masterOf(l.Name); bridge != "" {
+			inv.Links[i].Master = bridge
+		}
+	}
 	for _, o := range f.state {
 		switch o := o.(type) {
 		case hoststate.Bridge:

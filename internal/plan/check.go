@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"slices"
+
 	"viaduct/internal/netdef"
 )
 
@@ -11,7 +13,6 @@ var unapplied = []struct {
 	element string
 	given   func(n *netdef.Network) bool
 }{
-	{"<network trustGuestRxFilters='yes'>", func(n *netdef.Network) bool { return n.TrustGuestRxFilters == netdef.Yes }},
 	{"<forward mode='bridge'>", hasMode(netdef.ModeBridge)},
 	{"<forward mode='private'>", hasMode(netdef.ModePrivate)},
 	{"<forward mode='vepa'>", hasMode(netdef.ModeVEPA)},
@@ -20,13 +21,31 @@ var unapplied = []struct {
 	{"<bridge zone=>", func(n *netdef.Network) bool { return n.Bridge.Zone != "" }},
 	{"<bridge macTableManager='libvirt'>", func(n *netdef.Network) bool { return n.Bridge.MacTableManager == "libvirt" }},
 	{"<domain register='yes'>", func(n *netdef.Network) bool { return n.Domain.Register == netdef.Yes }},
-	{"<vlan>", func(n *netdef.Network) bool { return n.VLAN != nil }},
-	{"<bandwidth>", func(n *netdef.Network) bool { return n.Bandwidth != nil }},
+	{"<vlan>", func(n *netdef.Network) bool {
+		return n.VLAN != nil || anyGroup(n, func(g netdef.PortGroup) bool { return g.VLAN != nil })
+	}},
+	{"<bandwidth>", func(n *netdef.Network) bool {
+		return n.Bandwidth != nil || anyGroup(n, func(g netdef.PortGroup) bool { return g.Bandwidth != nil })
+	}},
 	{"<port isolated='yes'>", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes }},
 	{"<tftp>", anyIP(func(ip netdef.IP) bool { return ip.TFTPRoot != "" })},
-	{"<virtualport>", func(n *netdef.Network) bool { return n.VirtualPort != nil }},
-	{"<portgroup>", func(n *netdef.Network) bool { return len(n.PortGroups) > 0 }},
 	{"<dnsmasq:options>", func(n *netdef.Network) bool { return len(n.DnsmasqOptions) > 0 }},
+}
+
+// unappliedToPorts is the same for a port whose link Viaduct makes or plugs in.
+// Who makes a link of his own sets it up too.
+var unappliedToPorts = []struct {
+	element string
+	given   func(p *netdef.Port) bool
+}{
+	{"<bandwidth>", func(p *netdef.Port) bool { return p.Bandwidth != nil }},
+	{"<vlan>", func(p *netdef.Port) bool { return p.VLAN != nil }},
+	{"<port isolated='yes'>", func(p *netdef.Port) bool { return p.Isolated == netdef.Yes }},
+	{"<virtualport>", func(p *netdef.Port) bool { return p.VirtualPort != nil }},
+}
+
+func anyGroup(n *netdef.Network, f func(netdef.PortGroup) bool) bool {
+	return slices.ContainsFunc(n.PortGroups, f)
 }
 
 func hasMode(m netdef.Mode) func(*netdef.Network) bool {
@@ -50,6 +69,17 @@ func Check(n *netdef.Network) error {
 	for _, u := range unapplied {
 		if u.given(n) {
 			return netdef.Errorf(netdef.ErrConfigUnsupported, "%s in network '%s' cannot be applied by this version of viaduct", u.element, n.Name)
+		}
+	}
+	return nil
+}
+
+// CheckPort refuses what Viaduct cannot put into effect on the link of a port
+// that it makes or plugs in, as Check does for a network.
+func CheckPort(p *netdef.Port) error {
+	for _, u := range unappliedToPorts {
+		if u.given(p) {
+			return netdef.Errorf(netdef.ErrConfigUnsupported, "%s of port %s cannot be applied by this version of viaduct", u.element, p.UUID)
 		}
 	}
 	return nil

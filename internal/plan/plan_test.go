@@ -180,7 +180,7 @@ func TestCheckNamesTheElement(t *testing.T) {
 		{"<bandwidth>", `<network><name>n</name><bandwidth><inbound average='10'/></bandwidth></network>`},
 		{"<port isolated='yes'>", `<network><name>n</name><port isolated='yes'/></network>`},
 		{"<tftp>", `<network><name>n</name><ip address='10.0.0.1' prefix='24'><tftp root='/srv'/></ip></network>`},
-		{"<portgroup>", `<network><name>n</name><portgroup name='p'/></network>`},
+		{"<bandwidth>", `<network><name>n</name><portgroup name='p'><bandwidth><inbound average='1'/></bandwidth></portgroup></network>`},
 		{"<dnsmasq:options>", `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><dnsmasq:options><dnsmasq:option value='foo'/></dnsmasq:options></network>`},
 	} {
 		err := Check(parse(t, c.xml))

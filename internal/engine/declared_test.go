@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"viaduct/internal/host"
+	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
+)
+
+// look makes the engine look at the network as after a notification.
+func (r *rig) look(i Info) {
+	r.t.Helper()
+	n, err := r.seize(i.UUID)
+	r.must(err)
+	n.busy.Unlock()
+	r.heal(r.t.Context(), n)
+}
+
+// appear puts a link of another program into a bridge, as libvirt's QEMU driver
+// does with the tap of a guest.
+func (r *rig) appear(name string, index int, mac hoststate.MAC, bridge string) {
+	r.host.Stock.Links = append(r.host.Stock.Links, host.Link{Index: index, Name: name, Kind: "tun", MAC: mac})
+	r.host.Set(hoststate.Member{Link: name, Bridge: bridge}, hoststate.LinkUp{Link: name})
+}
+
+func (r *rig) vanish(name, bridge string) {
+	r.host.Stock.Links = slices.DeleteFunc(r.host.Stock.Links, func(l host.Link) bool { return l.Name == name })
+	r.host.Remove(hoststate.MemberKey(name, bridge), hoststate.LinkUp{Link: name}.Key())
+}
+
+// A port whose link another program makes is there before and after its link,
+// keeps its settings through new daemons, and takes up the link by its address.
+func TestDeclaredPortFindsItsLink(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t)
+	i := r.define(strings.Replace(natXML("a", 1), "</network>", "<portgroup name='g' trustGuestRxFilters='yes'/></network>", 1))
+	r.must(r.Start(ctx, i.UUID))
+	guest := netdef.MAC{0x52, 0x54, 0, 1, 2, 3}
+	spec := PortSpec{Port: netdef.Port{UUID: netdef.UUID{1}, OwnerName: "vm", OwnerUUID: netdef.UUID{2}, MAC: guest, Group: "g"}}
+	p, err := r.CreatePort(ctx, i.UUID, spec)
+	r.must(err)
+	if p.Active || p.Link != "" || p.Origin != OriginForeign || p.Def.TrustGuestRxFilters != netdef.Yes {
+		t.Errorf("created %+v", p)
+	}
+	if _, err := r.CreatePort(ctx, i.UUID, spec); netdef.CodeOf(err) != netdef.ErrNetworkPortExist {
+		t.Errorf("the same port again: %v", err)
+	}
+	text, err := r.PortXML(i.UUID, p.UUID.String())
+	r.must(err)
+	is := func(when, link string, active bool) {
+		t.Helper()
+		list, err := r.Ports(i.UUID)
+		r.must(err)
+		if len(list) != 1 || list[0].UUID != p.UUID || list[0].Link != link || list[0].Active != active {
+			t.Errorf("%s: %+v", when, list)
+		}
+		if now, err := r.PortXML(i.UUID, p.UUID.String()); err != nil || now != text {
+			t.Errorf("%s: %v\n%s\nbefore\n%s", when, err, now, text)
+		}
+	}
+	tap := hoststate.MAC(guest)
+	tap[0] = 0xfe
+	is("without a link", "", false)
+	r.restart()
+	is("after a restart without a link", "", false)
+	r.appear("vnet0", 40, tap, i.Bridge)
+	r.look(i)
+	is("with its link", "vnet0", true)
+	if n, _ := r.Lookup("a"); n.Connections != 1 {
+		t.Errorf("%d connections", n.Connections)
+	}
+	if xml, _ := r.XML(i.UUID, false); !strings.Contains(xml, "<network connections='1'>") {
+		t.Errorf("the count is missing:\n%s", xml)
+	}
+	r.restart()
+	is("after a restart", "vnet0", true)
+
+	r.must(r.Destroy(ctx, i.UUID))
+	is("stopped", "vnet0", false)
+	r.restart()
+	r.must(r.Start(ctx, i.UUID))
+	is("started again", "vnet0", true)
+	if !r.in("vnet0", i.Bridge) {
+		t.Error("the link was not put back")
+	}
+
+	r.vanish("vnet0", i.Bridge)
+	r.look(i)
+	is("after its guest", "", false)
+	r.appear("vnet1", 41, tap, i.Bridge)
+	is("with another link", "vnet1", true)
+	r.must(r.DeletePort(ctx, i.UUID, p.UUID.String()))
+	if !r.in("vnet1", i.Bridge) {
+		t.Error("the link of another program was taken out of the bridge")
+	}
+	list, err := r.Ports(i.UUID)
+	r.must(err)
+	if len(list) != 1 || list[0].UUID == p.UUID {
+		t.Errorf("after its deletion: %+v", list)
+	}
+
+	// A guest that runs already, and is known as a stranger's link.
+	spec.Reclaim, spec.Plug = true, netdef.Plug{Type: netdef.PlugNetwork, Bridge: i.Bridge}
+	if again, err := r.CreatePort(ctx, i.UUID, spec); err != nil || again.Link != "vnet1" || !again.Active {
+		t.Errorf("reclaimed %+v, %v", again, err)
+	}
+}
+
+// What cannot be applied to a link that is ours is refused.
+func TestPortSettingsRefused(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t)
+	i := r.define(natXML("a", 1))
+	r.must(r.Start(ctx, i.UUID))
+	for want, spec := range map[string]PortSpec{
+		"network 'a' has no port group 'g'":                          {Port: netdef.Port{Group: "g"}, Tap: &TapSpec{Name: "vm0"}},
+		"Port reclaim requested but plug type is none":               {Reclaim: true},
+		"Port reclaim not requested but plug type is not none":       {Port: netdef.Port{Plug: netdef.Plug{Type: netdef.PlugNetwork}}},
+		"<virtualport type='openvswitch'> not supported for network": {Port: netdef.Port{VirtualPort: &netdef.VirtualPort{Type: "openvswitch"}}},
+	} {
+		if err := r.create(i, spec); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	if list, _ := r.Ports(i.UUID); len(list) > 0 {
+		t.Errorf("ports %+v", list)
+	}
+}
