@@ -26,6 +26,7 @@ var portVerbs = []verb{
 			{name: "tap", value: "NAME", help: "call the tap NAME"},
 			{name: "mac", value: "MAC", help: "the guest has the address MAC (default: one is chosen)"},
 			{name: "group", value: "GROUP", help: "take the settings of the port group GROUP"},
+			{name: "guard", value: "WHAT", help: "drop frames in which the guest speaks as another: yes, no, or a list of\nmac, ip, arp, dhcp-server, ra and of addresses that the guest may use\n(default: what the network says)"},
 			{name: "user", value: "USER", help: "let USER attach a guest without privileges (default: who runs this)"},
 		},
 	},
@@ -87,6 +88,11 @@ func portCreate(c *call) error {
 		}
 	}
 	var err error
+	if text := c.text("guard"); text != "" {
+		if want.Guard, err = netdef.ParseGuard(text); err != nil {
+			return usagef("--guard: %v", err)
+		}
+	}
 	if tap.Owner, err = userID(c.text("user")); err != nil {
 		return err
 	}

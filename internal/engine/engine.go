@@ -79,10 +79,11 @@ type Engine struct {
 
 	reloading sync.Mutex // held by the one Reload under way
 
-	events  broadcaster
-	healing healer
-	tasks   sync.WaitGroup
-	stop    context.CancelFunc
+	events   broadcaster
+	healing  healer
+	learning learner
+	tasks    sync.WaitGroup
+	stop     context.CancelFunc
 }
 
 type sharedObject struct {
@@ -163,6 +164,7 @@ func New(o Options) *Engine {
 		changed:  make(chan struct{}),
 	}
 	e.idle = sync.NewCond(&e.mu)
+	o.Leases.Watch(e.leaseKept)
 	return e
 }
 
@@ -173,6 +175,7 @@ func (e *Engine) Close() error {
 		e.stop()
 	}
 	e.healing.close(e.tasks.Done)
+	e.learning.close()
 	e.tasks.Wait()
 	e.mu.Lock()
 	e.closed = true

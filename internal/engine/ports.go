@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -22,6 +21,8 @@ var guestKinds = map[string]bool{"tun": true, "veth": true, "macvtap": true}
 func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 	e.mu.Lock()
 	known := n.ports
+	definitions := n.definitions()
+	learning := slices.ContainsFunc(definitions[:], func(d *netdef.Network) bool { return learns(d, known) })
 	e.mu.Unlock()
 	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6, ForceForwarding: e.ForceForwarding, Passes: e.Host.Passes()}
 	for _, l := range e.Host.Uplinks() {
@@ -31,7 +32,7 @@ func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 		}
 	}
 	var held []netdef.Lease
-	if slices.ContainsFunc(known, func(p port) bool { return p.guard != nil && p.guard.Learn }) {
+	if learning {
 		held = e.Options.Leases.Table(n.id).All()
 	}
 	for _, p := range known {
@@ -50,17 +51,6 @@ func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 		}
 	}
 	return f
-}
-
-// leasesOf are the addresses that a guest holds.
-func leasesOf(held []netdef.Lease, guest netdef.MAC) []netip.Addr {
-	var addrs []netip.Addr
-	for _, l := range held {
-		if l.MAC == guest {
-			addrs = append(addrs, l.Addr)
-		}
-	}
-	return addrs
 }
 
 // inactive is what the network has on the host while it is not active.

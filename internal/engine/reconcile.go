@@ -60,6 +60,9 @@ func (e *Engine) transition(ctx context.Context, n *network, next plan.Fragment)
 	e.idle.Broadcast()
 	e.mu.Unlock()
 
+	if err == nil {
+		e.awaitExpiry(n)
+	}
 	if err := e.sweep(ctx); err != nil {
 		e.Log.Error("remove what no network uses any more", "error", err)
 	}

@@ -48,6 +48,11 @@ func createPort(_ *Server, r request) (any, error) {
 			return nil, netdef.Errorf(netdef.ErrInvalidMAC, "%s", text)
 		}
 	}
+	if given.Has("guard") {
+		if p.Guard, err = netdef.ParseGuard(given.Get("guard")); err != nil {
+			return nil, err
+		}
+	}
 	var owner uint64
 	if text := given.Get("owner"); text != "" {
 		if owner, err = strconv.ParseUint(text, 10, 32); err != nil || owner == noUser {
@@ -76,8 +81,8 @@ func (c *Client) PortXML(ctx context.Context, ref, port string) (string, error) 
 	return c.text(ctx, network(ref)+"/ports/"+segment(port)+"/xml")
 }
 
-// CreatePort makes a port. A guard and a wait for its link cannot be asked for
-// from outside the daemon. Settings need an owner beside them.
+// CreatePort makes a port. A wait for its link cannot be asked for from outside
+// the daemon. Settings need an owner beside them.
 func (c *Client) CreatePort(ctx context.Context, ref string, p engine.PortSpec) (engine.Port, error) {
 	query := url.Values{}
 	if p.Tap != nil {
@@ -89,6 +94,9 @@ func (c *Client) CreatePort(ctx context.Context, ref string, p engine.PortSpec) 
 	}
 	if p.Reclaim {
 		query.Set("reclaim", "yes")
+	}
+	if p.Guard != nil {
+		query.Set("guard", p.Guard.String())
 	}
 	var body []byte
 	if p.OwnerName != "" {

@@ -3,6 +3,7 @@ package netdef
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Guard says which frames the guest at a port may send. The zero value lets
@@ -59,4 +60,126 @@ func (g *Guard) Clone() *Guard {
 	c := *g
 	c.Prefixes, c.Only = slices.Clone(g.Prefixes), slices.Clone(g.Only)
 	return &c
+}
+
+type check struct {
+	word string
+	flag func(*Guard) *bool
+}
+
+// checks are the words for what a guard looks at.
+var checks = []check{
+	{"mac", func(g *Guard) *bool { return &g.NoMACSpoof }},
+	{"ip", func(g *Guard) *bool { return &g.NoIPSpoof }},
+	{"arp", func(g *Guard) *bool { return &g.NoARPSpoof }},
+	{"dhcp-server", func(g *Guard) *bool { return &g.NoDHCPServer }},
+	{"ra", func(g *Guard) *bool { return &g.NoRA }},
+}
+
+// ParseGuard reads what people write of a guard, words with commas or blanks
+// between: "yes" for all checks or some of "mac", "ip", "arp", "dhcp-server"
+// and "ra", and the addresses that the guest may use, if they are not those
+// that the network gives it. "no" lets everything pass.
+func ParseGuard(s string) (*Guard, error) {
+	words := strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' })
+	g := &Guard{}
+	for _, word := range words {
+		prefix, err := netip.ParsePrefix(word)
+		if addr, single := netip.ParseAddr(word); single == nil && addr.Zone() == "" {
+			prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		at := slices.IndexFunc(checks, func(c check) bool { return c.word == word })
+		switch {
+		case err == nil:
+			g.Prefixes = append(g.Prefixes, prefix.Masked())
+		case at >= 0:
+			*checks[at].flag(g) = true
+		case word == "yes":
+			for _, c := range checks {
+				*c.flag(g) = true
+			}
+		case word == "no" && len(words) == 1:
+			return g, nil
+		default:
+			return nil, Errorf(ErrInvalidArg, "guard '%s': '%s' is neither 'yes', 'no', 'mac', 'ip', 'arp', 'dhcp-server' or 'ra' nor an address", s, word)
+		}
+	}
+	if len(words) == len(g.Prefixes) {
+		return nil, Errorf(ErrInvalidArg, "guard '%s' says nothing to guard against", s)
+	}
+	g.AllowDHCP, g.Learn = true, len(g.Prefixes) == 0
+	return g, nil
+}
+
+// String is the guard as ParseGuard reads it.
+func (g *Guard) String() string {
+	if g == nil {
+		return "no"
+	}
+	var words []string
+	for _, c := range checks {
+		if *c.flag(g) {
+			words = append(words, c.word)
+		}
+	}
+	switch len(words) {
+	case 0:
+		return "no"
+	case len(checks):
+		words = []string{"yes"}
+	}
+	for _, p := range g.Prefixes {
+		words = append(words, prefixText(p))
+	}
+	return strings.Join(words, ",")
+}
+
+func prefixText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+// SettingsSpace is the namespace of the element in <metadata> that says what
+// libvirt's language has no words for.
+const SettingsSpace = "urn:viaduct:network"
+
+// Settings are what that element says:
+//
+//	<viaduct:network xmlns:viaduct='urn:viaduct:network'>
+//	  <viaduct:guard>yes</viaduct:guard>
+//	</viaduct:network>
+type Settings struct {
+	// Guard is for all ports that have none of their own.
+	Guard *Guard
+}
+
+// Settings reads the network's element of that kind. What it does not
+// understand is an error.
+func (n *Network) Settings() (Settings, error) {
+	var s Settings
+	i := n.metadataIndex(SettingsSpace)
+	if i < 0 {
+		return s, nil
+	}
+	root, err := parseForeign([]byte(n.Metadata[i].XML), "(metadata_xml)")
+	if err != nil {
+		return s, err
+	}
+	if root.name != "network" {
+		return s, Errorf(ErrConfigUnsupported, "unknown element <%s> in the metadata of network '%s'", root.qname(), n.Name)
+	}
+	for _, c := range root.content {
+		switch {
+		case c.child == nil:
+		case c.child.name == "guard" && c.child.space == SettingsSpace:
+			if s.Guard, err = ParseGuard(c.child.text()); err != nil {
+				return s, err
+			}
+		default:
+			return s, Errorf(ErrConfigUnsupported, "unknown element <%s> in the metadata of network '%s'", c.child.qname(), n.Name)
+		}
+	}
+	return s, nil
 }

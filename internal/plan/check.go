@@ -71,7 +71,8 @@ func Check(n *netdef.Network) error {
 			return netdef.Errorf(netdef.ErrConfigUnsupported, "%s in network '%s' cannot be applied by this version of viaduct", u.element, n.Name)
 		}
 	}
-	return nil
+	_, err := n.Settings()
+	return err
 }
 
 // CheckPort refuses what Viaduct cannot put into effect on the link of a port

@@ -70,17 +70,52 @@ type guarded struct {
 	gateways []netip.Addr
 }
 
-func guardOf(n *netdef.Network, p Port) guarded {
-	g := guarded{Guard: p.Guard, link: p.Link, mac: p.Def.MAC}
-	if !p.Guard.MAC.IsZero() {
-		g.mac = p.Guard.MAC
+// DefaultGuard is what the network says of all its ports; nil if nothing.
+func DefaultGuard(n *netdef.Network) *netdef.Guard {
+	s, err := n.Settings()
+	if err != nil { // Check refuses it
+		return nil
 	}
-	for _, prefix := range p.Guard.Prefixes {
+	return s.Guard
+}
+
+// GuardOf is the guard of a port: its own, or else its network's if the guest
+// is known by its MAC. It is nil if everything passes.
+func GuardOf(byDefault *netdef.Guard, guest netdef.MAC, own *netdef.Guard) *netdef.Guard {
+	if own == nil && !guest.IsZero() {
+		return byDefault
+	}
+	return own
+}
+
+// UseKey is the element that lets a guest behind a guarded link use an address.
+func UseKey(link string, a netip.Addr, g *netdef.Guard) hoststate.Key {
+	table := Guard
+	if g.Routed {
+		table = Filter
+	}
+	return use(table, link, a).Key()
+}
+
+func use(table hoststate.TableRef, link string, a netip.Addr) hoststate.Element {
+	set := setUses4
+	if a.Is6() {
+		set = setUses6
+	}
+	return hoststate.Element{Table: table, Set: set, Fields: []hoststate.Value{hoststate.IfName(link), hoststate.Addr(a)}}
+}
+
+func newGuarded(n *netdef.Network, p Port, guard *netdef.Guard) guarded {
+	g := guarded{Guard: guard, link: p.Link, mac: p.Def.MAC}
+	if !guard.MAC.IsZero() {
+		g.mac = guard.MAC
+	}
+	for _, prefix := range guard.Prefixes {
 		g.add(prefix)
 	}
 	for _, ip := range n.IPs {
 		g.gateways = append(g.gateways, ip.Address)
-		if !p.Guard.Learn {
+		if !guard.Learn {
 			continue
 		}
 		if !ip.HasDHCP() {
@@ -96,7 +131,7 @@ func guardOf(n *netdef.Network, p Port) guarded {
 	if hasFamily(n, netip.Addr.Is6) {
 		g.gateways = append(g.gateways, linkLocal(n.MAC))
 	}
-	if p.Guard.Learn {
+	if guard.Learn {
 		for _, a := range p.Leases {
 			g.add(single(a))
 		}
@@ -298,15 +333,17 @@ func (g guarded) rules() []hoststate.Rule {
 // guarded against loops the port's chain begins with that, and the others have
 // only that. loop is nil if the bridge is not.
 func addPortGuards(f *Fragment, n *netdef.Network, ports []Port, loop *hoststate.Chain) {
+	byDefault := DefaultGuard(n)
 	for _, p := range ports {
+		guard := GuardOf(byDefault, p.Def.MAC, p.Guard)
 		switch {
-		case p.Guard == nil && loop != nil:
+		case guard == nil && loop != nil:
 			hang(f, mapPorts, p.Link, hoststate.Goto, *loop)
-		case p.Guard == nil:
-		case p.Guard.Routed:
-			addRoutedGuard(f, guardOf(n, p))
+		case guard == nil:
+		case guard.Routed:
+			addRoutedGuard(f, newGuarded(n, p, guard))
 		default:
-			addBridgedGuard(f, guardOf(n, p), loop)
+			addBridgedGuard(f, newGuarded(n, p, guard), loop)
 		}
 	}
 }
@@ -345,14 +382,9 @@ func addRoutedGuard(f *Fragment, g guarded) {
 // addUses lists the guest's addresses in the sets of a table.
 func (g guarded) addUses(f *Fragment, table hoststate.TableRef) {
 	for _, a := range g.addrs {
-		set := setUses4
-		if a.Is6() {
-			set = setUses6
+		if a.Is4() || table.Family != hoststate.ARPFamily {
+			f.Own.Add(use(table, g.link, a))
 		}
-		if a.Is6() && table.Family == hoststate.ARPFamily {
-			continue
-		}
-		f.Own.Add(hoststate.Element{Table: table, Set: set, Fields: []hoststate.Value{hoststate.IfName(g.link), hoststate.Addr(a)}})
 	}
 }
 

@@ -31,6 +31,22 @@ type DB struct {
 
 	mu     sync.Mutex
 	tables map[netdef.UUID]*Table
+	watch  watcher
+}
+
+// watcher is told of a lease that is durable, and calls known when whoever
+// recorded it may hear of that.
+type watcher func(l netdef.Lease, known func())
+
+// Watch makes w be told of each lease before whoever recorded it, and so before
+// the guest. It comes before the first use of a table.
+func (db *DB) Watch(w func(l netdef.Lease, known func())) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.watch = w
+	for _, t := range db.tables {
+		t.watch = w
+	}
 }
 
 // New makes the tables from the leases that the journal kept. now tells the
@@ -67,6 +83,7 @@ func (db *DB) Table(network netdef.UUID) *Table {
 	t := db.tables[network]
 	if t == nil {
 		t = newTable(network, db.journal, db.now)
+		t.watch = db.watch
 		db.tables[network] = t
 	}
 	return t

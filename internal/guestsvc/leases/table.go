@@ -24,6 +24,7 @@ type Table struct {
 	network netdef.UUID
 	journal Journal
 	now     func() time.Time
+	watch   watcher // may be nil
 
 	mu     sync.RWMutex
 	byAddr map[netip.Addr]netdef.Lease
@@ -165,7 +166,21 @@ func (t *Table) Put(l netdef.Lease, done func(error)) {
 	}
 	t.keep(l)
 	// Under the lock, so that the journal has the order that the table has.
-	t.journal.Append(store.LeaseChange{Lease: l}, done)
+	t.journal.Append(store.LeaseChange{Lease: l}, t.announced(l, done))
+}
+
+// announced is done, but later for who watches the leases.
+func (t *Table) announced(l netdef.Lease, done func(error)) func(error) {
+	if t.watch == nil {
+		return done
+	}
+	return func(err error) {
+		if err != nil {
+			done(err)
+			return
+		}
+		t.watch(l, func() { done(nil) })
+	}
 }
 
 // Remove forgets the lease of an address; done is called from another
