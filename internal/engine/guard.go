@@ -18,9 +18,9 @@ func learns(def *netdef.Network, ports []port) bool {
 	if def == nil {
 		return false
 	}
-	byDefault := plan.DefaultGuard(def)
+	guards := plan.GuardsOf(def)
 	return slices.ContainsFunc(ports, func(p port) bool {
-		g := plan.GuardOf(byDefault, p.def.MAC, p.guard)
+		g := guards.Of(p.def.MAC, p.guard)
 		return g != nil && g.Learn
 	})
 }
@@ -159,12 +159,12 @@ func (e *Engine) concerned(l netdef.Lease) bool {
 		return false
 	}
 	ended := l.Expired(time.Now())
-	byDefault := plan.DefaultGuard(n.live)
+	guards := plan.GuardsOf(n.live)
 	for _, p := range n.ports {
 		if p.def.MAC != l.MAC || p.name == "" {
 			continue
 		}
-		g := plan.GuardOf(byDefault, p.def.MAC, p.guard)
+		g := guards.Of(p.def.MAC, p.guard)
 		if g == nil || !g.Learn {
 			continue
 		}

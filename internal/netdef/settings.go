@@ -24,6 +24,8 @@ type Settings struct {
 	// Exempt are connections of guests that keep the guest's address where the
 	// network translates addresses.
 	Exempt []Exemption
+	// Guard is that of all ports which have none of their own; nil for none.
+	Guard *Guard
 }
 
 // Exemption is a source and a destination; an invalid one stands for any.
@@ -33,6 +35,16 @@ type Exemption struct{ Source, Destination netip.Prefix }
 var settingElements = map[string]func(r *reader, e *element, s *Settings){
 	"ports": func(r *reader, e *element, s *Settings) {
 		s.Routed = r.choice(e, "layout", "bridge", "routed") == "routed"
+	},
+	"guard": func(r *reader, e *element, s *Settings) {
+		check, given := e.lookup("check")
+		if !given {
+			check = "yes"
+		}
+		var err error
+		if s.Guard, err = ParseGuard(check); err != nil {
+			r.fail(e, ErrConfigUnsupported, "%s", err.(*Error).Detail)
+		}
 	},
 	"exempt": func(r *reader, e *element, s *Settings) {
 		s.Exempt = append(s.Exempt, Exemption{Source: r.prefix(e, "source"), Destination: r.prefix(e, "destination")})

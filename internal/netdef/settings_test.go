@@ -23,6 +23,13 @@ func TestSettings(t *testing.T) {
 			Settings{Exempt: []Exemption{{Destination: net10}, {Source: netip.MustParsePrefix("10.9.0.7/32")}}}, ""},
 		{"<v:exempt source='10.0.0.0/99'/>", Settings{}, "10.0.0.0/99"},
 		{"<v:exempt source='ten'/>", Settings{}, "ten"},
+		{"<v:guard/>", Settings{Guard: FullGuard()}, ""},
+		{"<v:guard check='mac, arp, 10.9.0.0/28'/>", Settings{Guard: &Guard{
+			NoMACSpoof: true, NoARPSpoof: true, AllowDHCP: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/28")},
+		}}, ""},
+		{"<v:guard check='no'/>", Settings{Guard: &Guard{}}, ""},
+		{"<v:guard check='10.9.0.7'/>", Settings{}, "nothing to guard against"},
+		{"<v:guard check='mac,rap'/>", Settings{}, "'rap'"},
 		{"<v:ports layout='star'/>", Settings{}, "star"},
 		{"<v:port/>", Settings{}, "<v:port>"},
 		{"<ports layout='routed'/>", Settings{}, "<ports>"},

@@ -70,22 +70,33 @@ type guarded struct {
 	gateways []netip.Addr
 }
 
-// DefaultGuard is what the network says of all its ports; nil if nothing.
-func DefaultGuard(n *netdef.Network) *netdef.Guard {
-	s, err := n.Settings()
-	if err != nil { // Check refuses it
-		return nil
-	}
-	return s.Guard
+// Guards are what a network says of the guards of its ports.
+type Guards struct {
+	byDefault *netdef.Guard
+	routed    bool
 }
 
-// GuardOf is the guard of a port: its own, or else its network's if the guest
-// is known by its MAC. It is nil if everything passes.
-func GuardOf(byDefault *netdef.Guard, guest netdef.MAC, own *netdef.Guard) *netdef.Guard {
-	if own == nil && !guest.IsZero() {
-		return byDefault
+// GuardsOf reads what the definition says.
+func GuardsOf(n *netdef.Network) Guards {
+	s, err := n.Settings()
+	if err != nil { // such a definition is not valid
+		return Guards{}
 	}
-	return own
+	return Guards{s.Guard, s.Routed}
+}
+
+// Of is the guard of a port: its own, or else its network's if the guest is
+// known by its MAC. It is nil if everything passes.
+func (d Guards) Of(guest netdef.MAC, own *netdef.Guard) *netdef.Guard {
+	g := own
+	if g == nil && !guest.IsZero() {
+		g = d.byDefault
+	}
+	if g != nil && d.routed && !g.Routed {
+		g = g.Clone()
+		g.Routed = true
+	}
+	return g
 }
 
 // UseKey is the element that lets a guest behind a guarded link use an address.
@@ -333,9 +344,9 @@ func (g guarded) rules() []hoststate.Rule {
 // guarded against loops the port's chain begins with that, and the others have
 // only that. loop is nil if the bridge is not.
 func addPortGuards(f *Fragment, n *netdef.Network, ports []Port, loop *hoststate.Chain) {
-	byDefault := DefaultGuard(n)
+	guards := GuardsOf(n)
 	for _, p := range ports {
-		guard := GuardOf(byDefault, p.Def.MAC, p.Guard)
+		guard := guards.Of(p.Def.MAC, p.Guard)
 		switch {
 		case guard == nil && loop != nil:
 			hang(f, mapPorts, p.Link, hoststate.Goto, *loop)
