@@ -8,20 +8,37 @@ packages=(
   busybox-static isc-dhcp-client dhcpcd-base systemd bind9-dnsutils
   iproute2 iputils-ping nftables iptables conntrack ethtool tcpdump procps util-linux kmod strace
   dnsmasq-base iperf3 dnsperf kea-admin libvirt-clients libvirt-daemon libvirt-daemon-system
-  qemu-system-x86 cpio e2fsprogs zstd
+  qemu-system-x86 cpio e2fsprogs zstd dbus-daemon
 )
+
+# Installed, systemd-resolved would take over the machine's resolv.conf, so it
+# is only unpacked.
+unpacked=(systemd-resolved)
+unpacked_to=/usr/local/lib/viaduct-test
 
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
 done
-if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
+missing_unpacked=()
+for p in "${unpacked[@]}"; do
+  [ -e "/lib/systemd/$p" ] || [ -d "$unpacked_to/$p" ] || missing_unpacked+=("$p")
+done
+if [ $((${#missing[@]} + ${#missing_unpacked[@]})) -eq 0 ]; then exit 0; fi
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-  echo "missing, and not installed by an ordinary user: ${missing[*]}" >&2
+  echo "missing, and not installed by an ordinary user: ${missing[*]} ${missing_unpacked[*]}" >&2
   [ "${CI:-}" = true ] && exit 1
   exit 0
 fi
-echo "installing: ${missing[*]}"
+echo "installing: ${missing[*]} ${missing_unpacked[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+[ ${#missing[@]} -eq 0 ] || apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+for p in "${missing_unpacked[@]}"; do
+  work=$(mktemp -d)
+  (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root "$p" && dpkg-deb -x ./*.deb tree)
+  mkdir -p "$unpacked_to"
+  mv "$work/tree" "$unpacked_to/$p"
+  chmod 755 "$unpacked_to/$p"
+  rm -rf "$work"
+done

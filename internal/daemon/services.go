@@ -8,12 +8,15 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/godbus/dbus/v5"
+
 	"viaduct/internal/guestsvc"
 	"viaduct/internal/guestsvc/dhcp4"
 	"viaduct/internal/guestsvc/dhcp6"
 	"viaduct/internal/guestsvc/dns"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/guestsvc/ra"
+	"viaduct/internal/guestsvc/resolved"
 	"viaduct/internal/host"
 	"viaduct/internal/plan"
 )
@@ -22,6 +25,7 @@ import (
 // with them ends what the services share.
 func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter, func()) {
 	resolver := dns.NewResolver(c.ResolvConf, c.Log)
+	names := resolved.NewClient(resolved.Deps{Connect: func() (*dbus.Conn, error) { return dbus.ConnectSystemBus() }, Index: host.LinkIndex, Log: c.Log})
 	return map[string]guestsvc.Starter{
 		plan.ServiceDHCP4: starter(func(c4 dhcp4.Config) (guestsvc.Service, error) { return startDHCP4(c4, db, c.Log) }),
 		plan.ServiceDHCP6: starter(func(c6 dhcp6.Config) (guestsvc.Service, error) { return startDHCP6(c6, db, duid, c.Log) }),
@@ -33,7 +37,14 @@ func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter
 			}
 			return dnsService{s}, nil
 		}),
-	}, resolver.Close
+		plan.ServiceResolved: starter(func(cr resolved.Config) (guestsvc.Service, error) {
+			l, err := names.Start(cr)
+			if err != nil {
+				return nil, err
+			}
+			return resolvedService{linkService[resolved.Config]{l, registeredLink, cr.Bridge, []boundConn{l}, nil}}, nil
+		}),
+	}, func() { names.Close(); resolver.Close() }
 }
 
 // starter makes a guestsvc.Starter, which knows no types of configuration, of
@@ -140,6 +151,13 @@ type raService struct {
 }
 
 func (s raService) Leave() error { return s.router.Leave() }
+
+func registeredLink(c resolved.Config) string { return c.Bridge }
+
+// resolvedService is a registration, which outlives the process.
+type resolvedService struct{ linkService[resolved.Config] }
+
+func (resolvedService) Leave() error { return nil }
 
 // dnsService gives the DNS server the face of a guestsvc.Service.
 type dnsService struct{ *dns.Server }

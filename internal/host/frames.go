@@ -132,6 +132,17 @@ func linkIndex(fd int, ifname string) (int, error) {
 	return int(req.Uint32()), nil
 }
 
+// LinkIndex is the kernel's number of a link, which a new link of the same name
+// does not share.
+func LinkIndex(ifname string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	return linkIndex(fd, ifname)
+}
+
 // packetName is the link that a packet socket is bound to, with its address.
 func packetName(fd int) (*unix.SockaddrLinklayer, error) {
 	sa, err := unix.Getsockname(fd)

@@ -20,7 +20,6 @@ var unapplied = []struct {
 	{"<forward mode='hostdev'>", hasMode(netdef.ModeHostdev)},
 	{"<bridge zone=>", func(n *netdef.Network) bool { return n.Bridge.Zone != "" }},
 	{"<bridge macTableManager='libvirt'>", func(n *netdef.Network) bool { return n.Bridge.MacTableManager == "libvirt" }},
-	{"<domain register='yes'>", func(n *netdef.Network) bool { return n.Domain.Register == netdef.Yes }},
 	{"<vlan>", func(n *netdef.Network) bool {
 		return n.VLAN != nil || anyGroup(n, func(g netdef.PortGroup) bool { return g.VLAN != nil })
 	}},

@@ -58,6 +58,7 @@ var networks = []struct {
 		<ip address='192.168.122.1' prefix='24'/></network>`,
 		facts: Facts{Ports: []Port{{Link: "vnet0", Guest: true}, {Link: "eth1"}}}},
 	{name: "nat-dns-elsewhere", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
+		<domain name='lab.example' localOnly='yes' register='yes'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`, facts: Facts{DNSPort: 5354}},
 	{name: "nat-beside-docker", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`,

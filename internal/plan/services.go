@@ -8,6 +8,7 @@ import (
 
 	"viaduct/internal/guestsvc/dhcp4"
 	"viaduct/internal/guestsvc/dns"
+	"viaduct/internal/guestsvc/resolved"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 )
@@ -18,6 +19,8 @@ const (
 	ServiceDNS   = "dns"
 	ServiceRA    = "ra"
 	ServiceDHCP6 = "dhcp6"
+	// ServiceResolved makes the host itself ask the network's DNS.
+	ServiceResolved = "resolved"
 )
 
 // ServesDNS reports whether the network offers name resolution to its guests.
@@ -44,6 +47,11 @@ func addServices(f *Fragment, n *netdef.Network, facts Facts) {
 	addServices6(f, n)
 	if ServesDNS(n) {
 		f.Own.Add(hoststate.Service{Type: ServiceDNS, Network: n.UUID.String(), Config: dnsConfig(n, facts)})
+	}
+	if n.Domain.Register == netdef.Yes && n.Domain.Name != "" && ServesDNS(n) {
+		f.Own.Add(hoststate.Service{Type: ServiceResolved, Network: n.UUID.String(), Config: resolved.Config{
+			Network: n.Name, Bridge: n.Bridge.Name, Domain: n.Domain.Name, Servers: dnsConfig(n, facts).Listen,
+		}})
 	}
 }
 

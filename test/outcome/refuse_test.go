@@ -117,7 +117,6 @@ var unappliedDefinitions = []struct{ xml, element string }{
 	{network("<forward mode='hostdev'><pf dev='eth0'/></forward>"), "<forward mode='hostdev'>"},
 	{network("<bridge name='virbr50' zone='trusted'/>"), "<bridge zone=>"},
 	{network("<bridge name='virbr50' macTableManager='libvirt'/>"), "<bridge macTableManager='libvirt'>"},
-	{network(someBridge + "<domain name='x' localOnly='yes' register='yes'/>"), "<domain register='yes'>"},
 	{network(someBridge + "<vlan><tag id='4'/></vlan>"), "<vlan>"},
 	{network(someBridge + "<bandwidth><inbound average='10'/></bandwidth>"), "<bandwidth>"},
 	{network(someBridge + "<port isolated='yes'/>"), "<port isolated='yes'>"},
