@@ -13,6 +13,8 @@ import (
 	"viaduct/internal/engine"
 	"viaduct/internal/httpapi"
 	"viaduct/internal/libvirtrpc"
+	"viaduct/internal/libvirtrpc/dispatch"
+	"viaduct/internal/libvirtrpc/polkit"
 )
 
 var logLevels = []string{"debug", "info", "warn", "error"}
@@ -22,7 +24,8 @@ var daemonFlags = []flag{
 	{name: "state-dir", value: "DIR", help: "leases are in DIR", fallback: "/var/lib/viaduct"},
 	{name: "run-dir", value: "DIR", help: "what ends with the host is in DIR", fallback: "/run/viaduct"},
 	{name: "socket-group", value: "GROUP", help: "members of GROUP may change networks", fallback: "viaduct"},
-	{name: "libvirt-socket", value: "SOCKET", help: "answer libvirt's clients at SOCKET too (only the first few calls so far)"},
+	{name: "libvirt-sockets", value: "DIR", help: "answer libvirt's clients at virtnetworkd-sock and virtnetworkd-sock-ro in DIR, not only where systemd opened these for us in /run/libvirt"},
+	{name: "libvirt-access", value: "MODE", help: "ask polkit who may use libvirt's sockets (MODE is connection) or about each call too (object)", fallback: accessConnection, choices: []string{accessConnection, accessObject}},
 	{name: "libvirt-dir", value: "DIR", help: "keep the default network clear of libvirt's own in DIR", fallback: "/etc/libvirt/qemu/networks"},
 	{name: "table-owner", value: "MODE", help: "let the kernel protect our nftables tables: MODE is yes, no, or auto for if it can", fallback: "auto", choices: []string{"auto", "yes", "no"}},
 	{name: "resolv-conf", value: "FILE", help: "FILE lists the servers that guests' DNS queries go to", fallback: "/etc/resolv.conf"},
@@ -49,6 +52,11 @@ func runDaemon(c *call) error {
 	default:
 		return usagef("unknown --table-owner '%s': it is auto, yes or no", c.text("table-owner"))
 	}
+	switch c.text("libvirt-access") {
+	case accessConnection, accessObject:
+	default:
+		return usagef("unknown --libvirt-access '%s': it is connection or object", c.text("libvirt-access"))
+	}
 	config := daemon.Config{
 		ConfigDir: c.text("config-dir"), StateDir: c.text("state-dir"), RunDir: c.text("run-dir"),
 		TableOwner: c.text("table-owner"), ResolvConf: c.text("resolv-conf"), NoDefault: c.is("no-default"),
@@ -71,16 +79,37 @@ func runDaemon(c *call) error {
 			return (&bridgehelper.Server{Allow: allow, OpenTap: e.OpenTap, Log: log}).Serve(ctx, l)
 		},
 	})
-	if path := c.text("libvirt-socket"); path != "" {
-		config.Doors = append(config.Doors, daemon.Door{
-			Name:    "libvirt",
-			Sockets: []daemon.Socket{{Path: path, Mode: 0o660, Group: c.text("socket-group")}},
-			Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
-				return libvirtrpc.Serve(ctx, l, e)
-			},
-		})
-	}
+	config.Doors = append(config.Doors, libvirtDoors(c, log)...)
 	return daemon.Run(c, config)
+}
+
+// The values of --libvirt-access.
+const (
+	accessConnection = "connection"
+	accessObject     = "object"
+)
+
+// libvirtDoors are libvirt's sockets of its network daemon. Where nobody asks
+// for them they are served only if the service manager passes them: on a host
+// that has libvirt's own daemon its clients go on to find that one.
+func libvirtDoors(c *call, log *slog.Logger) []daemon.Door {
+	dir := c.text("libvirt-sockets")
+	passed := dir == ""
+	if passed {
+		dir = "/run/libvirt"
+	}
+	access := dispatch.Access{Group: c.text("socket-group"), Polkit: polkit.Authority{}, PerObject: c.text("libvirt-access") == accessObject}
+	door := func(name, socket string, readOnly bool) daemon.Door {
+		return daemon.Door{
+			Name: name,
+			// Everybody may come in; who may stay is seen then, as at libvirt's own.
+			Sockets: []daemon.Socket{{Path: filepath.Join(dir, socket), Mode: 0o666, Passed: passed}},
+			Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
+				return (&dispatch.Server{Driver: libvirtrpc.Driver(e), ReadOnly: readOnly, Access: access, Log: log}).Serve(ctx, l)
+			},
+		}
+	}
+	return []daemon.Door{door("libvirt", "virtnetworkd-sock", false), door("libvirt, read-only", "virtnetworkd-sock-ro", true)}
 }
 
 // logger writes to the standard error. Under systemd the journal knows the

@@ -59,6 +59,8 @@ type Socket struct {
 	Path  string
 	Mode  os.FileMode
 	Group string // owner group by name; "" leaves the process's own
+	// Passed says that it is served only if the service manager passes it.
+	Passed bool
 }
 
 // Run is the daemon: it adopts what is there, starts what is to be started,

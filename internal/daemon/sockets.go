@@ -25,6 +25,9 @@ func open(doors []Door, inherited map[string]net.Listener) (*listeners, error) {
 		for _, s := range d.Sockets {
 			l := inherited[s.Path]
 			delete(inherited, s.Path)
+			if l == nil && s.Passed {
+				continue
+			}
 			if l == nil {
 				var err error
 				if l, err = openSocket(s); err != nil {

@@ -20,7 +20,9 @@ var floors = [][]string{
 	{"viaduct/cmd/viaduct"},
 	{"viaduct/internal/cli"},
 	{"viaduct/internal/libvirtrpc", "viaduct/internal/xenvif", "viaduct/internal/httpapi", "viaduct/internal/bridgehelper"},
-	{"viaduct/internal/xenvif/xenstore", "viaduct/internal/xenvif/vifspec"},
+	{"viaduct/internal/xenvif/xenstore", "viaduct/internal/xenvif/vifspec", "viaduct/internal/libvirtrpc/dispatch"},
+	{"viaduct/internal/libvirtrpc/wire", "viaduct/internal/libvirtrpc/polkit"},
+	{"viaduct/internal/libvirtrpc/xdr"},
 	{"viaduct/internal/daemon"},
 	{"viaduct/internal/engine"},
 	{"viaduct/internal/plan"},
@@ -51,7 +53,8 @@ var edge = []string{
 const lab = "viaduct/internal/lab"
 
 // forTests are packages that only tests and the demo use.
-var forTests = map[string]bool{lab: true, "viaduct/internal/httpapi/apitest": true, "viaduct/internal/xenvif/xenstore/xenstoretest": true}
+var forTests = map[string]bool{lab: true, "viaduct/internal/httpapi/apitest": true, "viaduct/internal/xenvif/xenstore/xenstoretest": true,
+	"viaduct/internal/libvirtrpc/rpctest": true}
 
 type source struct {
 	path string // relative to the module

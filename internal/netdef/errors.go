@@ -14,6 +14,7 @@ type Code int
 const (
 	ErrInternal             Code = 1
 	ErrNoSupport            Code = 3
+	ErrNoConnect            Code = 5
 	ErrInvalidArg           Code = 8
 	ErrOperationFailed      Code = 9
 	ErrNoName               Code = 21
@@ -29,10 +30,12 @@ const (
 	ErrOperationInvalid     Code = 55
 	ErrConfigUnsupported    Code = 67
 	ErrHookScriptFailed     Code = 70
+	ErrAuthCancelled        Code = 79
 	ErrOverflow             Code = 82
 	ErrOperationUnsupported Code = 84
 	ErrAccessDenied         Code = 88
 	ErrXMLInvalidSchema     Code = 92
+	ErrAuthUnavailable      Code = 94
 	ErrInvalidNetworkPort   Code = 105
 	ErrNetworkPortExist     Code = 106
 	ErrNoNetworkPort        Code = 107
@@ -44,6 +47,7 @@ const (
 var codePrefix = map[Code]string{
 	ErrInternal:             "internal error: ",
 	ErrNoSupport:            "this function is not supported by the connection driver: ",
+	ErrNoConnect:            "no connection driver available for ",
 	ErrInvalidArg:           "invalid argument: ",
 	ErrOperationFailed:      "operation failed: ",
 	ErrXML:                  "XML error: ",
@@ -51,6 +55,10 @@ var codePrefix = map[Code]string{
 	ErrInvalidNetwork:       "invalid network pointer in ",
 	ErrNoNetwork:            "Network not found: ",
 	ErrInvalidMAC:           "invalid MAC address: ",
+	ErrAuthFailed:           "authentication failed: ",
+	ErrAuthCancelled:        "authentication cancelled: ",
+	ErrAuthUnavailable:      "authentication unavailable: ",
+	ErrAccessDenied:         "access denied: ",
 	ErrOperationInvalid:     "Requested operation is not valid: ",
 	ErrConfigUnsupported:    "unsupported configuration: ",
 	ErrHookScriptFailed:     "Hook script execution failed: ",

@@ -16,7 +16,9 @@ const soPeerGroups = 59
 
 // Peer is a process at the other end of a connection.
 type Peer struct {
+	PID int32
 	UID uint32
+	GID uint32
 	// Groups are all groups that it is in.
 	Groups []uint32
 }
@@ -34,7 +36,7 @@ func Of(c *net.UnixConn) (Peer, error) {
 		if cred, optErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); optErr != nil {
 			return
 		}
-		p.UID = cred.Uid
+		p.PID, p.UID, p.GID = cred.Pid, cred.Uid, cred.Gid
 		p.Groups, optErr = groups(fd)
 		p.Groups = append(p.Groups, cred.Gid)
 	})

@@ -16,7 +16,7 @@ type ours struct {
 }
 
 // ourSocket is where the daemon answers virsh.
-const ourSocket = "/run/virsh-sock"
+const ourSocket = "/run/libvirt/virtnetworkd-sock"
 
 // newOurs makes a host whose daemon, not started yet, has the networks 0 to count-1
 // defined, and as many of them marked for autostart.
@@ -24,7 +24,7 @@ func (b *bench) newOurs(name string, count, autostart int) *ours {
 	h := b.lab.NewHost(lab.HostOptions{Name: name})
 	o := &ours{manager: manager{b, h.Node, ourSocket}, host: h}
 	o.daemon = h.NewDaemon(b.binary, lab.DaemonOptions{Args: []string{
-		"--libvirt-socket", ourSocket, "--libvirt-dir", "/nowhere", "--no-default", "--log-level", "warn",
+		"--libvirt-sockets", filepath.Dir(ourSocket), "--libvirt-dir", "/nowhere", "--no-default", "--log-level", "warn",
 	}})
 	for n := range count {
 		o.define(networkName(n), definition(n, "on"), n < autostart)
