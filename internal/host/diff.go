@@ -46,6 +46,9 @@ func satisfies(have, want hoststate.Object) bool {
 	case hoststate.Bridge:
 		h, ok := have.(hoststate.Bridge)
 		return ok && bridgeSatisfies(h, w)
+	case hoststate.Shaper:
+		h, ok := have.(hoststate.Shaper)
+		return ok && shaperSatisfies(h, w)
 	case hoststate.Member:
 		if h, ok := have.(hoststate.Member); ok && w.MAC == (hoststate.MAC{}) {
 			w.MAC = h.MAC

@@ -223,6 +223,8 @@ func isOf(o hoststate.Object, tap hoststate.Key) bool {
 		return hoststate.TapKey(o.Link) == tap
 	case hoststate.Member:
 		return hoststate.TapKey(o.Link) == tap
+	case hoststate.Shaper:
+		return hoststate.TapKey(o.Link) == tap && !o.Incoming
 	}
 	return false
 }

@@ -16,8 +16,9 @@ import (
 // linkApplier observes and changes links, their addresses and routes, by
 // routing netlink.
 type linkApplier struct {
-	rtnl   *rtnl
-	mirror *mirror
+	rtnl    *rtnl
+	mirror  *mirror
+	shapers *shaperApplier
 }
 
 func (a *linkApplier) Kinds() []hoststate.Kind {
@@ -44,7 +45,13 @@ func (a *linkApplier) Owned() hoststate.State { return a.mirror.owned() }
 func (a *linkApplier) oneByOne() {}
 
 // contents implements container. It does not know the settings of a link.
-func (a *linkApplier) contents(k hoststate.Key) []hoststate.Op { return a.mirror.restore(k.Name) }
+func (a *linkApplier) contents(k hoststate.Key) []hoststate.Op {
+	ops := a.mirror.restore(k.Name)
+	if s, ok := a.shapers.outgoing(k.Name); ok && k.Kind == hoststate.KindBridge {
+		ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: s})
+	}
+	return ops
+}
 
 func (a *linkApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 	for _, op := range ops {

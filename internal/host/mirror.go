@@ -44,7 +44,7 @@ type mirror struct {
 // The multicast groups that tell of changes.
 var mirrorGroups = [...]int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_TC,
 }
 
 const (
@@ -219,6 +219,10 @@ func (m *mirror) handle(typ, flags uint16, body []byte) {
 		default:
 			m.dropAddress(a)
 		}
+	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC, unix.RTM_NEWTCLASS, unix.RTM_DELTCLASS, unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
+		if o, err := decodeTC(body); err == nil {
+			m.noteShaper(m.links[o.index])
+		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		ids, info, err := decodeRoute(body)
 		if err != nil || len(ids) == 0 {
@@ -241,12 +245,24 @@ func (m *mirror) handle(typ, flags uint16, body []byte) {
 	}
 }
 
+// noteShaper notes that what limits the link, or goes round by it, may be
+// another than before. That itself is not kept here, see shaperApplier.
+func (m *mirror) noteShaper(l link) {
+	m.changes.add(hoststate.ShaperKey(l.name, false), hoststate.ShaperKey(l.name, true))
+	if base, ok := l.shapes(); ok {
+		m.changes.add(hoststate.ShaperKey(base, true))
+	}
+}
+
 // noteLink notes that the link may be another bridge or tap, up or down, or a
 // port of another bridge than before.
 func (m *mirror) noteLink(l link) {
 	m.changes.add(hoststate.BridgeKey(l.name), hoststate.LinkUp{Link: l.name}.Key())
 	if l.kind == kindTap {
 		m.changes.add(hoststate.TapKey(l.name))
+	}
+	if base, ok := l.shapes(); ok {
+		m.changes.add(hoststate.ShaperKey(base, true))
 	}
 	if master, ok := m.links[l.master]; ok {
 		m.changes.add(hoststate.MemberKey(l.name, master.name))

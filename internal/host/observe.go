@@ -238,7 +238,7 @@ func (m *mirror) uplinks() []Uplink {
 			}
 		}
 		for _, l := range m.links {
-			if l.master == 0 && l.name != "lo" && !strings.HasPrefix(l.alias, aliasPrefix) {
+			if l.master == 0 && l.name != "lo" && !l.ours() {
 				list = append(list, Uplink{Name: l.name, RA: ra[l.index]})
 			}
 		}

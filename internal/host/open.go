@@ -117,7 +117,9 @@ func Open(o Options) (Host, error) {
 		h.rtnl.close()
 		return nil, err
 	}
-	h.all = append([]Applier{&linkApplier{rtnl: h.rtnl, mirror: h.mirror}, sysctlApplier{}, nft, h.passes}, o.Appliers...)
+	shapers := &shaperApplier{rtnl: h.rtnl, mirror: h.mirror, log: o.Log}
+	links := &linkApplier{rtnl: h.rtnl, mirror: h.mirror, shapers: shapers}
+	h.all = append([]Applier{links, shapers, sysctlApplier{}, nft, h.passes}, o.Appliers...)
 	for _, a := range h.all {
 		for _, k := range a.Kinds() {
 			h.byKind[k] = a

@@ -1,0 +1,197 @@
+package host
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"viaduct/internal/hoststate"
+)
+
+func testShaper(link string, incoming bool) hoststate.Shaper {
+	return hoststate.Shaper{Link: link, Incoming: incoming, Average: 1 << 20, Peak: 2 << 20, Burst: 300_000}
+}
+
+// tc changes traffic control as somebody else would.
+func tc(t testing.TB, args string) string {
+	t.Helper()
+	out, err := exec.Command("tc", strings.Fields(args)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("tc %s: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// Limits in both directions are made, changed without a new queue, seen again
+// by the next daemon and removed.
+func TestShapers(t *testing.T) {
+	foreignLink(t, "vif1.0", "type veth peer name guest1")
+	h := openHost(t, Options{})
+	clean := tc(t, "qdisc show dev vif1.0")
+	out, in := testShaper("vif1.0", false), testShaper("vif1.0", true)
+	reach(t, h, nil, state(out, in))
+	if said := tc(t, "class show dev vif1.0"); !strings.Contains(said, "rate 8388Kbit ceil 16777Kbit burst 299999b") {
+		t.Errorf("classes are\n%s", said)
+	}
+	leaf := tc(t, "qdisc show dev ifb-vif1.0")
+	faster := in
+	faster.Average, faster.Peak, faster.Burst = 6e9, 6e9, 60_000_000
+	reach(t, h, state(in), state(faster))
+	if said := tc(t, "class show dev ifb-vif1.0"); !strings.Contains(said, "rate 48Gbit") {
+		t.Errorf("classes are\n%s", said)
+	}
+	reach(t, h, state(faster), state(in))
+	if again := tc(t, "qdisc show dev ifb-vif1.0"); again != leaf {
+		t.Errorf("queues were\n%sand are\n%s", leaf, again)
+	}
+	next, err := Open(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := Diff(state(out, in), next.Observe(state(out, in).Keys())); len(left) > 0 {
+		t.Errorf("the next daemon would\n%s", hoststate.FormatOps(left))
+	}
+	if _, owned := next.Owned()[in.Key()]; !owned {
+		t.Error("the device is not seen as ours")
+	}
+	next.Close()
+	reach(t, h, state(out, in), nil)
+	if left := tc(t, "qdisc show dev vif1.0"); left != clean {
+		t.Errorf("left over:\n%s", left)
+	}
+	if _, ok := h.Link("ifb-vif1.0"); ok {
+		t.Error("the device is left")
+	}
+	checkMirror(t, h.mirror)
+}
+
+// Floors come, change and go by themselves.
+func TestFloors(t *testing.T) {
+	h := openHost(t, Options{})
+	b := testBridge(1)
+	out := testShaper(b.Name, false)
+	with := func(floors ...hoststate.Floor) hoststate.Shaper {
+		s := out
+		s.Floors = floors
+		return s
+	}
+	one := hoststate.Floor{Class: 3, MAC: hoststate.MAC{0x52, 0x54, 0, 1, 2, 3}, Rate: 300_000}
+	two := hoststate.Floor{Class: 17, MAC: hoststate.MAC{0x52, 0x54, 0, 0xff, 2, 4}, Rate: 600_000}
+	moved := one
+	moved.MAC, moved.Rate = two.MAC, 100_000
+	before := hoststate.State{}
+	for _, s := range []hoststate.Shaper{with(one), with(one, two), with(moved), with(two), out, with(one, two)} {
+		reach(t, h, before, state(b, s))
+		before = state(b, s)
+		if said := tc(t, "filter show dev vbr1"); strings.Count(said, "flowid") != len(s.Floors) {
+			t.Errorf("%s:\n%s", s.Text(), said)
+		}
+	}
+	tooMany := with(hoststate.Floor{Class: 4095, Rate: 1})
+	if err := h.Apply(t.Context(), []hoststate.Op{{Verb: hoststate.Change, Old: with(one, two), New: tooMany}}); err == nil {
+		t.Error("took class 4095")
+	}
+	reach(t, h, before, state(b, with(one, two)))
+	reach(t, h, before, nil)
+}
+
+// What others do to a limit is noticed, and put right.
+func TestShapersHeal(t *testing.T) {
+	foreignLink(t, "vif1.0", "type veth peer name guest1")
+	h := openHost(t, Options{})
+	out, in := testShaper("vif1.0", false), testShaper("vif1.0", true)
+	out.Floors = []hoststate.Floor{{Class: 3, MAC: hoststate.MAC{2}, Rate: 1000}}
+	wanted := state(out, in)
+	reach(t, h, nil, wanted)
+	for _, c := range []struct {
+		command string
+		changed hoststate.Key
+	}{
+		{"tc qdisc del dev vif1.0 root", out.Key()},
+		{"tc qdisc replace dev vif1.0 root pfifo", out.Key()},
+		{"tc qdisc del dev vif1.0 ingress", in.Key()},
+		{"tc filter del dev vif1.0 ingress", in.Key()},
+		{"tc filter del dev vif1.0", out.Key()},
+		{"tc qdisc del dev ifb-vif1.0 root", in.Key()},
+		{"tc class change dev ifb-vif1.0 parent 7669: classid 7669:1 htb rate 1mbit", in.Key()},
+		{"tc class add dev vif1.0 parent 7669:1 classid 7669:9 htb rate 1mbit", out.Key()},
+		{"tc qdisc replace dev vif1.0 parent 7669:2 pfifo limit 3", out.Key()},
+		{"ip link del ifb-vif1.0", in.Key()},
+		{"ip link set ifb-vif1.0 down", in.Key()},
+		{"ip link set ifb-vif1.0 alias theirs", in.Key()},
+	} {
+		words := strings.Fields(c.command)
+		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", c.command, err, out)
+		}
+		await(t, h, c.changed)
+		if ops := Diff(wanted, h.Observe(wanted.Keys())); len(ops) != 1 || ops[0].Key() != c.changed {
+			t.Errorf("after %s there is to do:\n%s", c.command, hoststate.FormatOps(ops))
+		}
+		reach(t, h, wanted, wanted)
+	}
+	ip(t, "link del vif1.0")
+	if _, exists := h.Observe([]hoststate.Key{out.Key()})[out.Key()]; exists {
+		t.Error("a link that is gone is limited")
+	}
+	reach(t, h, wanted, nil)
+	if _, ok := h.Link("ifb-vif1.0"); ok {
+		t.Error("the device is left")
+	}
+}
+
+// A shaper that cannot be made leaves nothing, and what others have is not taken.
+func TestShapersKeepOff(t *testing.T) {
+	foreignLink(t, "vif1.0", "type veth peer name guest1")
+	foreignLink(t, "ifb-vif1.0", "type ifb")
+	h := openHost(t, Options{})
+	in := testShaper("vif1.0", true)
+	if err := h.Apply(t.Context(), []hoststate.Op{create(in)}); err == nil || !strings.Contains(err.Error(), "not made by viaduct") {
+		t.Errorf("took a foreign device: %v", err)
+	}
+	tc(t, "qdisc add dev vif1.0 clsact")
+	tc(t, "filter add dev vif1.0 ingress u32 match u32 0 0 flowid 1:1")
+	ip(t, "link del ifb-vif1.0")
+	reach(t, h, nil, state(in))
+	reach(t, h, state(in), nil)
+	if said := tc(t, "filter show dev vif1.0 ingress"); strings.Count(said, "flowid") != 1 {
+		t.Errorf("of another's filter there is left:\n%s", said)
+	}
+	if err := h.Apply(t.Context(), []hoststate.Op{create(testShaper("absent", false))}); err == nil {
+		t.Error("limited a link that does not exist")
+	}
+}
+
+func TestIFBNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, link := range []string{"virbr0", "a-long-name-001", "a-long-name-002", "abcdefghijk"} {
+		name := ifbName(link)
+		if len(name) > maxLinkName || seen[name] {
+			t.Errorf("%s is shaped by %s", link, name)
+		}
+		seen[name] = true
+	}
+	if got := ifbName("abcdefghijk"); got != "ifb-abcdefghijk" {
+		t.Error(got)
+	}
+}
+
+func FuzzDecodeTC(f *testing.F) {
+	body, _ := tcBody(tcObject{index: 3, handle: shaperHandle, kind: "u32"}, redirectTo(4))
+	f.Add(body)
+	body, _ = tcBody(tcObject{index: 3, handle: classAll, kind: "htb"}, htbClass{bucket{1, 2}, bucket{3, 4}}.encode(5))
+	f.Add(body)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		o, err := decodeTC(b)
+		if err != nil {
+			return
+		}
+		if u, err := decodeU32(o.options); err == nil {
+			_, _ = macOf(u.sel)
+		}
+		if _, err := decodeHTBClass(o.options); err != nil && fmt.Sprint(err) == "" {
+			t.Error("an error without a text")
+		}
+	})
+}
