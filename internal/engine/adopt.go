@@ -32,6 +32,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.adopt(ctx, append(active, keeping...), understood && all); err != nil {
 		return fmt.Errorf("adopt networks: %w", err)
 	}
+	e.recallUndos(ctx)
 	if first {
 		if err := e.makeDefault(ctx); err != nil {
 			e.Log.Error("make the default network", "error", err)

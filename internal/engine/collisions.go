@@ -31,6 +31,15 @@ func (e *Engine) collisions(n *network, def *netdef.Network) error {
 	return nil
 }
 
+// portForDNS is the port for the DNS of a network that is to become what def
+// says: the present one, as long as it is served at the same address.
+func (e *Engine) portForDNS(n *network, def *netdef.Network) (uint16, error) {
+	if n.live != nil && plan.ServesDNS(def) && servesDNSAt(n.live, def.IPs[0].Address) {
+		return n.dnsPort, nil
+	}
+	return e.chooseDNSPort(def)
+}
+
 // chooseDNSPort finds the port for the network's DNS.
 func (e *Engine) chooseDNSPort(def *netdef.Network) (uint16, error) {
 	if !plan.ServesDNS(def) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,12 +63,17 @@ func (e *Engine) Undefine(ctx context.Context, id netdef.UUID) error {
 	}
 	defer n.busy.Unlock()
 	e.mu.Lock()
-	persistent, active := n.config != nil, n.live != nil
+	persistent := n.config != nil
 	e.mu.Unlock()
 	if !persistent {
 		return netdef.Errorf(netdef.ErrOperationInvalid, "can't undefine transient network")
 	}
-	err = e.Store.DeleteDefinition(n.name)
+	return e.undefine(ctx, n)
+}
+
+// undefine takes the network's persistence away. The caller holds n.busy.
+func (e *Engine) undefine(ctx context.Context, n *network) error {
+	err := e.Store.DeleteDefinition(n.name)
 	if errors.Is(err, fs.ErrNotExist) { // somebody removed the file, but not the mark
 		err = e.Store.SetAutostart(n.name, false)
 	}
@@ -76,7 +82,7 @@ func (e *Engine) Undefine(ctx context.Context, id netdef.UUID) error {
 	}
 	e.mu.Lock()
 	n.config, n.autostart = nil, false
-	status := e.statusLocked(n)
+	active, status := n.live != nil, e.statusLocked(n)
 	e.mu.Unlock()
 	if active {
 		err = e.Store.PutStatus(status)
@@ -111,6 +117,11 @@ func (e *Engine) SetAutostart(_ context.Context, id netdef.UUID, on bool) error 
 	if !persistent {
 		return netdef.Errorf(netdef.ErrOperationInvalid, "cannot set autostart for transient network")
 	}
+	return e.markAutostart(n, on)
+}
+
+// markAutostart marks a network that is persistent. The caller holds n.busy.
+func (e *Engine) markAutostart(n *network, on bool) error {
 	if err := e.Store.SetAutostart(n.name, on); err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
@@ -142,7 +153,7 @@ func (e *Engine) admit(def *netdef.Network) (*network, error) {
 		n, err := e.match(def)
 		if err == nil && n == nil {
 			n = &network{name: def.Name}
-			if err = e.complete(n, def); err == nil {
+			if err = e.complete(n, def, nil); err == nil {
 				n.id, n.pending = def.UUID, def
 				n.busy.Lock() // nobody else knows it yet
 				e.add(n)
@@ -158,7 +169,7 @@ func (e *Engine) admit(def *netdef.Network) (*network, error) {
 		e.mu.Lock()
 		gone := n.gone
 		if !gone {
-			if err = e.complete(n, def); err == nil {
+			if err = e.complete(n, def, nil); err == nil {
 				n.pending = def
 			}
 		}
@@ -178,7 +189,7 @@ func (e *Engine) admit(def *netdef.Network) (*network, error) {
 func (e *Engine) dismiss(n *network) {
 	e.mu.Lock()
 	n.pending = nil
-	if !n.known() {
+	if !n.known() && !n.gone {
 		e.remove(n)
 	}
 	e.mu.Unlock()
@@ -200,15 +211,16 @@ func (e *Engine) match(def *netdef.Network) (*network, error) {
 }
 
 // complete chooses what the definition leaves open, keeping what the network
-// had before. It needs e.mu.
-func (e *Engine) complete(n *network, def *netdef.Network) error {
+// had before. Of networks that are moving only what they are about to become
+// counts. It needs e.mu.
+func (e *Engine) complete(n *network, def *netdef.Network, moving map[*network]bool) error {
 	if def.UUID.IsZero() {
 		def.UUID = netdef.NewUUID()
 	}
 	if !def.Forward.Mode.OwnsBridge() {
 		return nil
 	}
-	old := n.definition()
+	old := cmp.Or(n.live, n.config)
 	if def.MAC.IsZero() {
 		def.MAC = netdef.NewMAC()
 		if old != nil && !old.MAC.IsZero() {
@@ -227,18 +239,22 @@ func (e *Engine) complete(n *network, def *netdef.Network) error {
 		if name, err = e.freeBridgeName(name); err != nil {
 			return err
 		}
-	} else if other := e.bridgeUser(name); other != nil && other != n {
+	} else if other := e.bridgeUser(name, n, moving); other != nil {
 		return netdef.Errorf(netdef.ErrInternal, "bridge name '%s' already in use.", name)
 	}
 	def.Bridge.Name = name
 	return nil
 }
 
-// bridgeUser is the network that has a bridge of that name. It needs e.mu.
-func (e *Engine) bridgeUser(name string) *network {
+// bridgeUser is a network, other than except, that has, or, if it is moving, is
+// about to have a bridge of that name. It needs e.mu.
+func (e *Engine) bridgeUser(name string, except *network, moving map[*network]bool) *network {
 	for _, n := range e.networks {
+		if n == except {
+			continue
+		}
 		for _, d := range n.definitions() {
-			if d != nil && d.Bridge.Name == name {
+			if d != nil && d.Bridge.Name == name && (d == n.pending || !moving[n]) {
 				return n
 			}
 		}

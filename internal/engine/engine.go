@@ -78,6 +78,11 @@ type Engine struct {
 	strangers bool
 
 	reloading sync.Mutex // held by the one Reload under way
+	applying  sync.Mutex // held by the one change of several networks under way
+
+	// awaited are the changes that await confirmation, by the UUID of their
+	// network. It is guarded by mu.
+	awaited map[netdef.UUID]*awaiting
 
 	events   broadcaster
 	healing  healer
@@ -161,6 +166,7 @@ func New(o Options) *Engine {
 		claims:   map[hoststate.Key]*network{},
 		shared:   map[hoststate.Key]sharedObject{},
 		sysctls:  map[string]store.SysctlRecord{},
+		awaited:  map[netdef.UUID]*awaiting{},
 		changed:  make(chan struct{}),
 	}
 	e.idle = sync.NewCond(&e.mu)
@@ -176,6 +182,7 @@ func (e *Engine) Close() error {
 	}
 	e.healing.close(e.tasks.Done)
 	e.learning.close()
+	e.stopAwaiting()
 	e.tasks.Wait()
 	e.mu.Lock()
 	e.closed = true
@@ -336,17 +343,14 @@ func (e *Engine) planned(n *network) ([]hoststate.Op, error) {
 	e.mu.Lock()
 	def, old, active := n.definition().Clone(), n.fragment, n.live != nil
 	e.mu.Unlock()
-	dnsPort := n.dnsPort
 	if active {
 		e.notePorts(n, def.Bridge.Name)
-	} else {
-		if err := e.collisions(n, def); err != nil {
-			return nil, err
-		}
-		var err error
-		if dnsPort, err = e.chooseDNSPort(def); err != nil {
-			return nil, err
-		}
+	} else if err := e.collisions(n, def); err != nil {
+		return nil, err
+	}
+	dnsPort, err := e.portForDNS(n, def)
+	if err != nil {
+		return nil, err
 	}
 	next, err := plan.Network(def, e.facts(n, dnsPort))
 	if err != nil {

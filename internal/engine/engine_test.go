@@ -33,6 +33,7 @@ type rig struct {
 
 	// What start does differently, if set.
 	options func(*Options)
+	bootID  string
 	fault   func(point string)
 }
 
@@ -57,7 +58,7 @@ func (r *rig) start() {
 // tryStart is start with a context of the engine's own, returning what Run does.
 func (r *rig) tryStart(ctx context.Context) error {
 	r.t.Helper()
-	st, err := store.Open(store.Options{ConfigDir: r.dir + "/etc", StateDir: r.dir + "/var", RunDir: r.dir + "/run", Fault: r.fault})
+	st, err := store.Open(store.Options{ConfigDir: r.dir + "/etc", StateDir: r.dir + "/var", RunDir: r.dir + "/run", Fault: r.fault, BootID: r.bootID})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -91,9 +91,25 @@ func (e *Engine) Destroy(ctx context.Context, id netdef.UUID) error {
 	return e.takeDown(ctx, n)
 }
 
-// takeDown makes the network inactive. The status says so first: if the daemon
-// dies half-way, the next one removes the rest. The caller holds n.busy.
+// takeDown makes the network inactive; a transient one is gone. The caller
+// holds n.busy.
 func (e *Engine) takeDown(ctx context.Context, n *network) error {
+	if err := e.letGo(ctx, n); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n.config == nil {
+		// Nobody can take the name before all that belonged to it is gone and told.
+		e.Options.Leases.Drop(n.id)
+		e.remove(n)
+	}
+	return nil
+}
+
+// letGo makes the network inactive. The status says so first: if the daemon
+// dies half-way, the next one removes the rest. The caller holds n.busy.
+func (e *Engine) letGo(ctx context.Context, n *network) error {
 	ports := e.portsIn(n.live.Bridge.Name, n.ports)
 	e.mu.Lock()
 	n.ports = ports
@@ -108,17 +124,7 @@ func (e *Engine) takeDown(ctx context.Context, n *network) error {
 		}
 		return opError(err)
 	}
-	transient := !active.Persistent
-	if transient {
-		e.Options.Leases.Drop(n.id)
-	}
-	// Nobody can take the name before all that belonged to it is gone and told.
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.events.send(n, EventStopped)
-	if transient {
-		e.remove(n)
-	}
 	return nil
 }
 
@@ -158,12 +164,9 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	}
 	old, oldPort, before := n.live, n.dnsPort, n.fragment
 	e.notePorts(n, old.Bridge.Name)
-	dnsPort := oldPort
-	if !plan.ServesDNS(def) || !servesDNSAt(old, def.IPs[0].Address) {
-		var err error
-		if dnsPort, err = e.chooseDNSPort(def); err != nil {
-			return err
-		}
+	dnsPort, err := e.portForDNS(n, def)
+	if err != nil {
+		return err
 	}
 	next, err := plan.Network(def, e.facts(n, dnsPort))
 	if err != nil {

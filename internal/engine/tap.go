@@ -52,7 +52,7 @@ func notDeclared(n *network, p port) error {
 // is a port for as long as somebody has the file open.
 func (e *Engine) OpenTap(ctx context.Context, bridge string, vnetHeader bool) (*os.File, error) {
 	e.mu.Lock()
-	n := e.bridgeUser(bridge)
+	n := e.bridgeUser(bridge, nil, nil)
 	e.mu.Unlock()
 	if n == nil {
 		return nil, netdef.Errorf(netdef.ErrNoNetwork, "no network has a bridge '%s'", bridge)

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"viaduct/internal/netdef"
 )
 
 // kept is everything that a store holds, as a plain value.
@@ -27,12 +29,14 @@ type kept struct {
 	Autostarted bool
 	Started     bool
 	Leases      map[string]string // address to host name
+	Undos       map[string]string // name of the network to what it was
 }
 
 func newKept() kept {
 	return kept{
 		Definitions: map[string]string{}, Autostart: map[string]bool{}, Live: map[string]string{},
 		Sysctls: map[string]SysctlRecord{}, Leases: map[string]string{},
+		Undos: map[string]string{},
 	}
 }
 
@@ -78,6 +82,22 @@ func stopStep(name string) step {
 	return step{
 		func(s *Store, _ *Journal) error { return s.DeleteStatus(name) },
 		func(k *kept) { delete(k.Live, name) },
+	}
+}
+
+func undoStep(name, live string) step {
+	return step{
+		func(s *Store, _ *Journal) error {
+			return s.PutUndo(Undo{ID: netdef.UUID{15: name[0]}, Networks: []Before{{Name: name, Live: live}}})
+		},
+		func(k *kept) { k.Undos[name] = live },
+	}
+}
+
+func doneStep(name string) step {
+	return step{
+		func(s *Store, _ *Journal) error { return s.DeleteUndo(netdef.UUID{15: name[0]}) },
+		func(k *kept) { delete(k.Undos, name) },
 	}
 }
 
@@ -127,11 +147,16 @@ func steps() []step {
 		hostStep("net/ipv4/ip_forward", SysctlRecord{Old: "0", Set: "1"}),
 		statusStep("a", "<network>2</network>"),
 		statusStep("b", "<network>b</network>"),
+		undoStep("a", "<network>2</network>"),
+		undoStep("a", "<network>3</network>"),
+		undoStep("b", "<network>b</network>"),
+		doneStep("b"),
 		stopStep("a"),
 		stopStep("b"),
 		autostartStep("a", false),
 		autostartStep("a", true),
 		deleteStep("a"),
+		doneStep("a"),
 		deleteStep("b"),
 		hostStep("net/ipv4/ip_forward", SysctlRecord{Old: "1", Set: "1"}),
 		putStep("a", "<network>3</network>\n"),
@@ -246,6 +271,13 @@ func reopen(t *testing.T, dir string) kept {
 	}
 	for _, st := range statuses {
 		k.Live[st.Name] = st.Live
+	}
+	undos, errs := s.Undos()
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	for _, u := range undos {
+		k.Undos[u.Networks[0].Name] = u.Networks[0].Live
 	}
 	k.Sysctls, k.Autostarted, k.Started = s.Host().Sysctls, s.AutostartedThisBoot(), !s.FirstStart()
 	j, leases, err := s.OpenLeases(JournalOptions{})

@@ -10,6 +10,7 @@ const (
 	autostartLink  = "autostart link"
 	statusFile     = "status"
 	hostFile       = "host state"
+	undoFile       = "undo record"
 	journalFile    = "lease journal"
 )
 
@@ -35,6 +36,7 @@ var faultTable = []struct {
 	{autostartLink, []string{stepWrite, stepRename, stepDirSync, stepRemove}},
 	{statusFile, []string{stepWrite, stepRename, stepRemove}},
 	{hostFile, []string{stepWrite, stepRename}},
+	{undoFile, []string{stepWrite, stepSync, stepRename, stepDirSync, stepRemove}},
 	{journalFile, []string{stepWrite, stepSync, stepCut, stepCompact, stepTail, stepRename, stepDirSync}},
 }
 

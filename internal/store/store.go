@@ -26,7 +26,7 @@ import (
 type Options struct {
 	// ConfigDir holds networks/NAME.xml and networks/autostart/NAME.xml.
 	ConfigDir string
-	// StateDir holds leases/leases.journal and started.
+	// StateDir holds leases/leases.journal, undo/ID.json and started.
 	StateDir string
 	// RunDir holds networks/NAME.json, host.json and engine.lock. It should
 	// vanish when the host goes down.
@@ -56,7 +56,7 @@ type Store struct {
 }
 
 // paths are the folders and files of a Store.
-type paths struct{ networks, autostart, state, leases, run, status, host string }
+type paths struct{ networks, autostart, state, leases, undo, run, status, host string }
 
 // Open locks the run folder, makes what is missing of the layout and removes
 // what a killed process left half done. A running engine is reported as a
@@ -68,6 +68,7 @@ func Open(o Options) (*Store, error) {
 			autostart: filepath.Join(o.ConfigDir, "networks", "autostart"),
 			state:     o.StateDir,
 			leases:    filepath.Join(o.StateDir, "leases"),
+			undo:      filepath.Join(o.StateDir, "undo"),
 			run:       o.RunDir,
 			status:    filepath.Join(o.RunDir, "networks"),
 			host:      filepath.Join(o.RunDir, "host.json"),
@@ -100,12 +101,12 @@ func (s *Store) open() (err error) {
 	if s.lock, err = lockEngine(filepath.Join(s.paths.run, "engine.lock")); err != nil {
 		return err
 	}
-	for _, dir := range []string{s.paths.networks, s.paths.autostart, s.paths.leases, s.paths.status} {
+	for _, dir := range []string{s.paths.networks, s.paths.autostart, s.paths.leases, s.paths.undo, s.paths.status} {
 		if err := makeDir(dir); err != nil {
 			return err
 		}
 	}
-	for _, dir := range []string{s.paths.networks, s.paths.autostart, s.paths.state, s.paths.run, s.paths.status} {
+	for _, dir := range []string{s.paths.networks, s.paths.autostart, s.paths.state, s.paths.undo, s.paths.run, s.paths.status} {
 		if err := removeTemps(dir, s.log); err != nil {
 			return err
 		}
