@@ -8,7 +8,7 @@ packages=(
   busybox-static isc-dhcp-client dhcpcd-base systemd bind9-dnsutils
   iproute2 iputils-ping nftables iptables conntrack ethtool tcpdump procps util-linux kmod strace
   dnsmasq-base iperf3 dnsperf kea-admin libvirt-clients libvirt-daemon libvirt-daemon-system
-  qemu-system-x86 cpio e2fsprogs zstd dbus-daemon
+  qemu-system-x86 ipxe-qemu cpio e2fsprogs zstd dbus-daemon
 )
 
 # Installed, systemd-resolved would take over the machine's resolv.conf, so it

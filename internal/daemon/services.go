@@ -17,6 +17,7 @@ import (
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/guestsvc/ra"
 	"viaduct/internal/guestsvc/resolved"
+	"viaduct/internal/guestsvc/tftp"
 	"viaduct/internal/host"
 	"viaduct/internal/plan"
 )
@@ -43,6 +44,13 @@ func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter
 				return nil, err
 			}
 			return resolvedService{linkService[resolved.Config]{l, registeredLink, cr.Bridge, []boundConn{l}, nil}}, nil
+		}),
+		plan.ServiceTFTP: starter(func(ct tftp.Config) (guestsvc.Service, error) {
+			s, err := tftp.Start(ct, tftp.Deps{Listen: host.ListenUDP, Log: c.Log})
+			if err != nil {
+				return nil, err
+			}
+			return tftpService{s}, nil
 		}),
 	}, func() { names.Close(); resolver.Close() }
 }
@@ -171,6 +179,14 @@ func (s dnsService) Close() error {
 	s.Server.Close()
 	return nil
 }
+
+// tftpService gives the TFTP server the face of a guestsvc.Service.
+type tftpService struct{ *tftp.Server }
+
+func (s tftpService) Reconfigure(c fmt.Stringer) error { return s.Server.Reconfigure(c.(tftp.Config)) }
+
+// Alive is always true, as with DNS.
+func (s tftpService) Alive() bool { return true }
 
 const (
 	dnsPort = 53

@@ -44,6 +44,16 @@ func listenBoth(addr netip.AddrPort) (net.PacketConn, net.Listener, error) {
 	return udp, tcp, nil
 }
 
+// ListenUDP listens on one address and port, which need not be on the host yet.
+func ListenUDP(addr netip.AddrPort) (*net.UDPConn, error) {
+	config := net.ListenConfig{Control: freeBind}
+	conn, err := config.ListenPacket(context.Background(), "udp", addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UDPConn), nil
+}
+
 // freeBind lets a socket bind to an address that the host does not have.
 func freeBind(network, _ string, c syscall.RawConn) error {
 	level, option := unix.SOL_IP, unix.IP_FREEBIND

@@ -27,7 +27,6 @@ var unapplied = []struct {
 		return n.Bandwidth != nil || anyGroup(n, func(g netdef.PortGroup) bool { return g.Bandwidth != nil })
 	}},
 	{"<port isolated='yes'>", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes }},
-	{"<tftp>", anyIP(func(ip netdef.IP) bool { return ip.TFTPRoot != "" })},
 	{"<dnsmasq:options>", func(n *netdef.Network) bool { return len(n.DnsmasqOptions) > 0 }},
 }
 
@@ -49,17 +48,6 @@ func anyGroup(n *netdef.Network, f func(netdef.PortGroup) bool) bool {
 
 func hasMode(m netdef.Mode) func(*netdef.Network) bool {
 	return func(n *netdef.Network) bool { return n.Forward.Mode == m }
-}
-
-func anyIP(f func(netdef.IP) bool) func(*netdef.Network) bool {
-	return func(n *netdef.Network) bool {
-		for _, ip := range n.IPs {
-			if f(ip) {
-				return true
-			}
-		}
-		return false
-	}
 }
 
 // Check refuses a definition that says what Viaduct cannot put into effect,

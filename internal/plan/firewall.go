@@ -21,6 +21,7 @@ var Tables = []hoststate.TableRef{Filter, Guard, GuardARP}
 const (
 	dnsPort   = 53
 	dhcp4Port = 67
+	tftpPort  = 69
 	dhcp6Port = 547
 
 	// filterPriority puts our chains before those of others, which look at the
@@ -133,16 +134,12 @@ func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 	}
 	hang(f, mapInput, link, hoststate.Jump, filterChain("input_"+link, inputRules(n, facts)...))
 	for _, ip := range n.IPs {
-		set := setServices
-		if ip.Address.Is6() {
-			set = setServices6
-		}
 		for _, port := range dnsPorts(n, facts) {
-			f.Own.Add(hoststate.Element{
-				Table: Filter, Set: set,
-				Fields: []hoststate.Value{hoststate.Addr(ip.Address), hoststate.Port(port)},
-			})
+			f.Own.Add(service(ip, port))
 		}
+	}
+	for _, ip := range tftpIPs(n) {
+		f.Own.Add(service(ip, tftpPort))
 	}
 	if n.Forward.Mode != netdef.ModeOpen {
 		hang(f, mapFrom, link, hoststate.Jump, filterChain("from_"+link, leavingRules(n)...))
@@ -156,6 +153,15 @@ func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 		f.Shared.Add(baseRedirect()...)
 		hang(f, mapRedirect, link, hoststate.Goto, filterChain("redirect_"+link, redirectRules(n, facts)...))
 	}
+}
+
+// service closes a port at an address to all but the network's own guests.
+func service(ip netdef.IP, port uint16) hoststate.Element {
+	set := setServices
+	if ip.Address.Is6() {
+		set = setServices6
+	}
+	return hoststate.Element{Table: Filter, Set: set, Fields: []hoststate.Value{hoststate.Addr(ip.Address), hoststate.Port(port)}}
 }
 
 // dnsPorts are the ports at the bridge's addresses that belong to the network's DNS.
@@ -191,6 +197,10 @@ func inputRules(n *netdef.Network, facts Facts) []hoststate.Rule {
 					hoststate.L4Proto{Proto: proto}, hoststate.DPort{First: port}))
 			}
 		}
+	}
+	for _, ip := range tftpIPs(n) {
+		rules = append(rules, accepted(hoststate.Accept, hoststate.Destination{Prefix: single(ip.Address)},
+			hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.DPort{First: tftpPort}))
 	}
 	return rules
 }

@@ -77,6 +77,9 @@ var networks = []struct {
 		<ip address='198.51.100.1' prefix='24'/></network>`},
 	{name: "open", xml: head + `<forward mode='open'/><bridge name='virbr4'/><mac address='52:54:00:01:02:03'/><dns enable='no'/>
 		<ip address='198.51.100.1' prefix='24'/></network>`},
+	{name: "netboot", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/><mtu size='1400'/><dns enable='no'/>
+		<ip address='192.168.122.1' prefix='24'><tftp root='/srv/tftp'/><dhcp>
+		<range start='192.168.122.2' end='192.168.122.254'/><bootp file='boot.ipxe'/></dhcp></ip></network>`},
 	{name: "no-ip", xml: head + `<bridge name='virbr5'/><mac address='52:54:00:01:02:03'/></network>`, facts: Facts{NoIPv6: true}},
 }
 
@@ -180,7 +183,6 @@ func TestCheckNamesTheElement(t *testing.T) {
 		{"<bridge macTableManager='libvirt'>", `<network><name>n</name><bridge name='b' macTableManager='libvirt'/></network>`},
 		{"<bandwidth>", `<network><name>n</name><bandwidth><inbound average='10'/></bandwidth></network>`},
 		{"<port isolated='yes'>", `<network><name>n</name><port isolated='yes'/></network>`},
-		{"<tftp>", `<network><name>n</name><ip address='10.0.0.1' prefix='24'><tftp root='/srv'/></ip></network>`},
 		{"<bandwidth>", `<network><name>n</name><portgroup name='p'><bandwidth><inbound average='1'/></bandwidth></portgroup></network>`},
 		{"<dnsmasq:options>", `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><dnsmasq:options><dnsmasq:option value='foo'/></dnsmasq:options></network>`},
 	} {

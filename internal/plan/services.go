@@ -21,6 +21,7 @@ const (
 	ServiceDHCP6 = "dhcp6"
 	// ServiceResolved makes the host itself ask the network's DNS.
 	ServiceResolved = "resolved"
+	ServiceTFTP     = "tftp"
 )
 
 // ServesDNS reports whether the network offers name resolution to its guests.
@@ -52,6 +53,9 @@ func addServices(f *Fragment, n *netdef.Network, facts Facts) {
 		f.Own.Add(hoststate.Service{Type: ServiceResolved, Network: n.UUID.String(), Config: resolved.Config{
 			Network: n.Name, Bridge: n.Bridge.Name, Domain: n.Domain.Name, Servers: dnsConfig(n, facts).Listen,
 		}})
+	}
+	if c := tftpConfig(n); len(c.Exports) > 0 {
+		f.Own.Add(hoststate.Service{Type: ServiceTFTP, Network: n.UUID.String(), Config: c})
 	}
 }
 

@@ -120,7 +120,6 @@ var unappliedDefinitions = []struct{ xml, element string }{
 	{network(someBridge + "<vlan><tag id='4'/></vlan>"), "<vlan>"},
 	{network(someBridge + "<bandwidth><inbound average='10'/></bandwidth>"), "<bandwidth>"},
 	{network(someBridge + "<port isolated='yes'/>"), "<port isolated='yes'>"},
-	{network(someBridge + "<ip address='192.168.50.1' prefix='24'><tftp root='/srv'/></ip>"), "<tftp>"},
 	{network(someBridge + "<virtualport type='openvswitch'/>"), "<virtualport>"},
 	{network(someBridge + "<portgroup name='p'/>"), "<portgroup>"},
 	{"<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>a</name>" + someBridge +
