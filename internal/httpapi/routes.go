@@ -58,6 +58,8 @@ var routes = []route{
 	}},
 	{"PUT /v1/networks/{ref}/ports/{link}", []string{"wait"}, plug},
 	{"DELETE /v1/ports/{link}", nil, func(_ *Server, r request) (any, error) { return nil, r.api.Unplug(r.Context(), r.PathValue("link")) }},
+	{"POST /v1/networks/{ref}/confirm", []string{"undo"}, confirm},
+	{"POST /v1/apply", nil, apply},
 	{"POST /v1/reload", nil, func(_ *Server, r request) (any, error) { return r.api.Reload(r.Context()) }},
 }
 

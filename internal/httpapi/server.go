@@ -47,6 +47,8 @@ type API interface {
 	Plan(id netdef.UUID) (string, error)
 	Warnings(id netdef.UUID) ([]string, error)
 	Notes(id netdef.UUID) ([]string, error)
+	Apply(ctx context.Context, files []engine.File, o engine.ApplyOptions) (engine.ApplyReport, error)
+	Confirm(ctx context.Context, id netdef.UUID, undo bool) error
 	Reload(ctx context.Context) (engine.ReloadReport, error)
 	Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error
 	Unplug(ctx context.Context, link string) error

@@ -256,6 +256,9 @@ func TestStatuses(t *testing.T) {
 		{"GET /v1/networks/lab/metadata?type=title", 404, "metadata not found"},
 		{"PUT /v1/networks/lab/metadata?type=element&key=k", 400, "uri in virNetworkSetMetadata"},
 		{"PUT /v1/networks/lab/metadata?type=title&live=yes", 204, ""},
+		{"POST /v1/apply", 400, "read request"},
+		{"POST /v1/networks/lab/confirm", 409, "no change that awaits confirmation"},
+		{"POST /v1/networks/lab/confirm?undo=1", 400, "parameter 'undo'"},
 	} {
 		method, target, _ := strings.Cut(tt.request, " ")
 		r := httptest.NewRequest(method, target, nil)

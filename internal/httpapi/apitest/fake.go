@@ -32,9 +32,10 @@ type Fake struct {
 
 type network struct {
 	engine.Info
-	texts map[string]string // metadata, by type and URI
-	xml   string
-	ports []engine.Port // those that CreatePort made
+	texts  map[string]string // metadata, by type and URI
+	awaits bool              // a change awaits confirmation
+	xml    string
+	ports  []engine.Port // those that CreatePort made
 }
 
 // New makes an engine with no networks.
