@@ -437,9 +437,9 @@ func (e *Engine) planMoves(moves []move) (ApplyReport, error) {
 				return report, err
 			}
 			if m.n.live != nil {
-				e.notePorts(m.n, m.n.live.Bridge.Name)
+				e.notePorts(m.n, m.n.live)
 			}
-			if next, err = plan.Network(m.to.live, e.facts(m.n, dnsPort)); err != nil {
+			if next, err = plan.Network(m.to.live, e.facts(m.n, m.to.live, dnsPort)); err != nil {
 				return report, errAs(netdef.ErrInternal, err)
 			}
 		}

@@ -16,7 +16,7 @@ func (e *Engine) collisions(n *network, def *netdef.Network) error {
 		own[n.live.Bridge.Name] = true
 	}
 	e.mu.Unlock()
-	if l, ok := e.Host.Link(def.Bridge.Name); ok && l.Alias != plan.Alias(def.UUID) {
+	if l, ok := e.Host.Link(def.Bridge.Name); ok && def.Forward.Mode.OwnsBridge() && l.Alias != plan.Alias(def.UUID) {
 		return netdef.Errorf(netdef.ErrInternal, "bridge name '%s' already in use.", def.Bridge.Name)
 	}
 	var wanted []netip.Prefix

@@ -16,6 +16,9 @@ import (
 // one: an active network goes on with its live definition until it is started anew.
 func (e *Engine) Define(_ context.Context, xml []byte) (Info, error) {
 	def, err := e.read(xml)
+	if err == nil {
+		err = e.checkDevices(def)
+	}
 	if err != nil {
 		return Info{}, err
 	}
@@ -34,6 +37,9 @@ func (e *Engine) Define(_ context.Context, xml []byte) (Info, error) {
 // Create starts a transient network: one without a persistent definition.
 func (e *Engine) Create(ctx context.Context, xml []byte) (Info, error) {
 	def, err := e.read(xml)
+	if err == nil {
+		err = e.checkDevices(def)
+	}
 	if err != nil {
 		return Info{}, err
 	}
@@ -247,19 +253,25 @@ func (e *Engine) complete(n *network, def *netdef.Network, moving map[*network]b
 }
 
 // bridgeUser is a network, other than except, that has, or, if it is moving, is
-// about to have a bridge of that name. It needs e.mu.
+// about to have a bridge of that name: the one whose own it is, or else the
+// first by name of those whose ports are in it. It needs e.mu.
 func (e *Engine) bridgeUser(name string, except *network, moving map[*network]bool) *network {
+	var user *network
 	for _, n := range e.networks {
 		if n == except {
 			continue
 		}
 		for _, d := range n.definitions() {
-			if d != nil && d.Bridge.Name == name && (d == n.pending || !moving[n]) {
+			switch {
+			case d == nil || d.Bridge.Name != name || moving[n] && d != n.pending:
+			case d.Forward.Mode.OwnsBridge():
 				return n
+			case user == nil || n.name < user.name:
+				user = n
 			}
 		}
 	}
-	return nil
+	return user
 }
 
 // maxBridge bounds the numbers of automatic bridge names, as libvirt does.

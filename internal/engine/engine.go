@@ -344,7 +344,7 @@ func (e *Engine) planned(n *network) ([]hoststate.Op, error) {
 	def, old, active := n.definition().Clone(), n.fragment, n.live != nil
 	e.mu.Unlock()
 	if active {
-		e.notePorts(n, def.Bridge.Name)
+		e.notePorts(n, def)
 	} else if err := e.collisions(n, def); err != nil {
 		return nil, err
 	}
@@ -352,7 +352,7 @@ func (e *Engine) planned(n *network) ([]hoststate.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	next, err := plan.Network(def, e.facts(n, dnsPort))
+	next, err := plan.Network(def, e.facts(n, def, dnsPort))
 	if err != nil {
 		return nil, err
 	}

@@ -76,6 +76,17 @@ func (e *Engine) affected(keys []hoststate.Key) map[*network]bool {
 		}
 	}
 	newLinks := false
+	external := map[string][]*network{}
+	for _, n := range e.networks {
+		if n.live != nil && !n.live.Forward.Mode.OwnsBridge() {
+			external[n.live.Bridge.Name] = append(external[n.live.Bridge.Name], n)
+		}
+	}
+	addAll := func(list []*network) {
+		for _, n := range list {
+			add(n)
+		}
+	}
 	for _, k := range keys {
 		switch s, shared := e.shared[k]; {
 		case shared && s.users > 0:
@@ -83,6 +94,13 @@ func (e *Engine) affected(keys []hoststate.Key) map[*network]bool {
 		case k.Kind == hoststate.KindMember:
 			_, bridge, _ := strings.Cut(k.Name, " ")
 			add(e.claims[hoststate.BridgeKey(bridge)])
+			addAll(external[bridge])
+		case k.Kind == hoststate.KindMacvtap:
+			add(e.claims[k])
+			addAll(external[""])
+		case k.Kind == hoststate.KindBridge:
+			add(e.claims[k])
+			addAll(external[k.Name])
 		case k.Kind == hoststate.KindLinkUp && e.claims[k] == nil:
 			newLinks = true
 		default:
@@ -162,7 +180,7 @@ func (e *Engine) heal(ctx context.Context, n *network) {
 		e.healing.forget(n)
 		return
 	}
-	e.notePorts(n, live.Bridge.Name)
+	e.notePorts(n, live)
 	ops, err := e.reconcile(ctx, n)
 	switch {
 	case err != nil:
@@ -171,7 +189,7 @@ func (e *Engine) heal(ctx context.Context, n *network) {
 		e.healLater(ctx, n)
 	case len(ops) > 0:
 		e.Log.Info("brought network back to its definition", "network", n.name, "operations", hoststate.FormatOps(ops))
-		e.notePorts(n, live.Bridge.Name)
+		e.notePorts(n, live)
 		e.healing.repaired(n)
 	default:
 		e.healing.calm(n)

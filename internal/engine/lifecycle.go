@@ -34,11 +34,15 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 	if err := e.collisions(n, def); err != nil {
 		return err
 	}
+	def, err := e.withPool(def)
+	if err != nil {
+		return err
+	}
 	dnsPort, err := e.chooseDNSPort(def)
 	if err != nil {
 		return err
 	}
-	next, err := plan.Network(def, e.facts(n, dnsPort))
+	next, err := plan.Network(def, e.facts(n, def, dnsPort))
 	if err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
@@ -55,7 +59,7 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 	}
 	// What was started is finished, whether or not whoever asked still waits.
 	ctx = context.WithoutCancel(ctx)
-	ports := e.portsIn(def.Bridge.Name, n.ports)
+	ports := e.portsOn(def, n.ports)
 	e.mu.Lock()
 	n.live, n.dnsPort, n.ports = def, dnsPort, ports
 	status = e.statusLocked(n)
@@ -68,7 +72,7 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 		return errAs(netdef.ErrInternal, err)
 	}
 	e.events.send(n, EventStarted)
-	if blockers := e.Host.Blockers(); len(blockers) > 0 && def.Forward.Mode != netdef.ModeOpen {
+	if blockers := e.Host.Blockers(); len(blockers) > 0 && def.Forward.Mode.OwnsBridge() && def.Forward.Mode != netdef.ModeOpen {
 		e.Log.Warn("a firewall of another program may drop what guests send or get, and offers no place for our rules",
 			"network", n.name, "chains", blockers)
 	}
@@ -110,7 +114,7 @@ func (e *Engine) takeDown(ctx context.Context, n *network) error {
 // letGo makes the network inactive. The status says so first: if the daemon
 // dies half-way, the next one removes the rest. The caller holds n.busy.
 func (e *Engine) letGo(ctx context.Context, n *network) error {
-	ports := e.portsIn(n.live.Bridge.Name, n.ports)
+	ports := e.portsOn(n.live, n.ports)
 	e.mu.Lock()
 	n.ports = ports
 	active := e.statusLocked(n)
@@ -162,13 +166,17 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	if err := e.collisions(n, def); err != nil {
 		return err
 	}
+	def, err := e.withPool(def)
+	if err != nil {
+		return err
+	}
 	old, oldPort, before := n.live, n.dnsPort, n.fragment
-	e.notePorts(n, old.Bridge.Name)
+	e.notePorts(n, old)
 	dnsPort, err := e.portForDNS(n, def)
 	if err != nil {
 		return err
 	}
-	next, err := plan.Network(def, e.facts(n, dnsPort))
+	next, err := plan.Network(def, e.facts(n, def, dnsPort))
 	if err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}

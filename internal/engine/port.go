@@ -72,15 +72,17 @@ func (p port) is(l host.Link) bool {
 func (p port) declaredIs(l host.Link) bool { return p.declared && p.is(l) }
 
 // tapPrefix is the first octet that libvirt's drivers give to the host's end
-// of a guest's link; the others are the guest's.
+// of a guest's tap; the others are the guest's. A macvtap has the guest's own.
 const tapPrefix = 0xfe
 
 // awaits reports whether the port has no link of its own yet and that is the
 // one that another program made for its guest.
 func (p port) awaits(l host.Link) bool {
 	guest := hoststate.MAC(p.def.MAC)
-	guest[0] = tapPrefix
-	return p.declared && !p.plugged && l.MAC == guest
+	if p.def.Plug.Type != netdef.PlugDirect {
+		guest[0] = tapPrefix
+	}
+	return p.declared && !p.plugged && l.MAC == guest && l.Device == p.def.Plug.Dev
 }
 
 // forgetLink leaves the port without a link.

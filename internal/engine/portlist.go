@@ -79,7 +79,7 @@ func (e *Engine) Ports(id netdef.UUID) ([]Port, error) {
 // host. It needs n.busy.
 func (e *Engine) currentPorts(n *network) []port {
 	if n.live != nil {
-		e.notePorts(n, n.live.Bridge.Name)
+		e.notePorts(n, n.live)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -96,11 +96,14 @@ func (e *Engine) show(n *network, p port) Port {
 	case p.plugged:
 		s.Origin = OriginPlugged
 	}
+	if n.live != nil && plugType(n.live) == netdef.PlugHostdevPCI {
+		s.Active = true // the guest has the device
+	}
 	l, ok := e.Host.Link(p.name)
 	if !ok || !p.is(l) {
 		return s
 	}
-	s.Active = n.live != nil && l.Master == n.live.Bridge.Name
+	s.Active = n.live != nil && l.Master == n.live.Bridge.Name && (l.Master != "" || l.Up)
 	if c, err := e.Host.Counters(p.name); err == nil { // else it has just gone
 		s.FromGuest, s.ToGuest = c.In, c.Out
 	}
@@ -115,13 +118,18 @@ func (e *Engine) Counters(id netdef.UUID) (NetworkCounters, error) {
 		return sum, err
 	}
 	defer n.busy.Unlock()
-	bridge, err := e.Host.Counters(n.live.Bridge.Name)
-	if err != nil {
-		return sum, errAs(netdef.ErrInternal, err)
+	if n.live.Forward.Mode.OwnsBridge() {
+		bridge, err := e.Host.Counters(n.live.Bridge.Name)
+		if err != nil {
+			return sum, errAs(netdef.ErrInternal, err)
+		}
+		sum.ToHost, sum.FromHost = bridge.In, bridge.Out
 	}
-	sum.ToHost, sum.FromHost = bridge.In, bridge.Out
-	for _, l := range e.Host.Ports(n.live.Bridge.Name) {
-		if c, err := e.Host.Counters(l.Name); err == nil { // else it has just gone
+	for _, p := range e.currentPorts(n) {
+		if l, ok := e.Host.Link(p.name); !ok || !p.is(l) {
+			continue
+		}
+		if c, err := e.Host.Counters(p.name); err == nil { // else it has just gone
 			sum.FromGuests.Add(c.In)
 			sum.ToGuests.Add(c.Out)
 		}

@@ -18,7 +18,7 @@ var guestKinds = map[string]bool{"tun": true, "veth": true, "macvtap": true}
 // facts collects what a plan needs to know of the host. All known ports are
 // wanted in the bridge: notePorts has forgotten those that left on purpose.
 // One that is in a foreign bridge now is not taken out of it.
-func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
+func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Facts {
 	e.mu.Lock()
 	known := n.ports
 	definitions := n.definitions()
@@ -31,6 +31,12 @@ func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 			f.RALinks = append(f.RALinks, l.Name)
 		}
 	}
+	plug, bridged := plugType(def), true
+	if plug == netdef.PlugBridge {
+		l, exists := e.Host.Link(def.Bridge.Name)
+		bridged = exists && l.Kind == kindBridge
+		f.BridgeMTU = l.MTU
+	}
 	var held []netdef.Lease
 	if learning {
 		held = e.Options.Leases.Table(n.id).All()
@@ -41,9 +47,12 @@ func (e *Engine) facts(n *network, dnsPort uint16) plan.Facts {
 			continue
 		}
 		if p.made {
-			f.Taps = append(f.Taps, plan.Tap{Link: p.name, Port: p.def.UUID, Owner: p.owner})
+			if _, there := e.Host.Link(p.def.Plug.Dev); p.def.Plug.Type == netdef.PlugDirect && !there {
+				continue // it comes when its device does
+			}
+			f.Taps = append(f.Taps, plan.Tap{Link: p.name, Port: p.def.UUID, Owner: p.owner, MAC: p.def.MAC, Plug: p.def.Plug})
 		}
-		if e.ours(n, l.Master) {
+		if bridged && e.ours(n, l.Master) {
 			f.Ports = append(f.Ports, plan.Port{
 				Link: p.name, Guest: p.declared || guestKinds[l.Kind], Plugged: p.plugged,
 				Def: p.def, Guard: p.guard, Leases: leasesOf(held, p.def.MAC),
@@ -61,7 +70,7 @@ func (e *Engine) inactive(n *network) plan.Fragment {
 	if config == nil {
 		return plan.Fragment{}
 	}
-	return plan.Taps(config, e.facts(n, 0).Taps)
+	return plan.Taps(config, e.facts(n, config, 0))
 }
 
 // ours reports whether a port of that bridge, "" for none, may be plugged into
@@ -80,11 +89,29 @@ func (e *Engine) ours(n *network, bridge string) bool {
 	return false
 }
 
-// portsIn lists the links in a bridge, and of the known ports those that
-// stay without being there: those that Viaduct plugged and that exist still, or
-// that it can make again, and those whose link is yet to come.
-func (e *Engine) portsIn(bridge string, known []port) []port {
-	links := e.Host.Ports(bridge)
+// kindBridge is the kind of link that others can be ports of.
+const kindBridge = "bridge"
+
+// linksOf are the links that may be ports of the network.
+func (e *Engine) linksOf(def *netdef.Network) []host.Link {
+	switch plugType(def) {
+	case netdef.PlugDirect:
+		return slices.DeleteFunc(e.Host.Inventory().Links, func(l host.Link) bool {
+			return !slices.Contains(def.Forward.Interfaces, l.Device)
+		})
+	case netdef.PlugHostdevPCI:
+		return nil
+	}
+	return e.Host.Ports(def.Bridge.Name)
+}
+
+// portsOn lists the links in the network's bridge, or on the devices of its
+// pool, and of the known ports those that stay without being there: those that
+// Viaduct plugged and that exist still, or that it can make again, and those
+// whose link is yet to come. What is in a bridge of the host's beside those is
+// no business of the network's.
+func (e *Engine) portsOn(def *netdef.Network, known []port) []port {
+	links := e.linksOf(def)
 	ports := make([]port, len(links))
 	found := make([]bool, len(links))
 	matched := make([]bool, len(known))
@@ -116,20 +143,23 @@ func (e *Engine) portsIn(bridge string, known []port) []port {
 			ports = append(ports, k.forgetLink())
 		}
 	}
+	if !def.Forward.Mode.OwnsBridge() {
+		ports = slices.DeleteFunc(ports, func(p port) bool { return !p.declared })
+	}
 	return ports
 }
 
 // notePorts remembers which links are in the network's bridge. A link that
 // left while the bridge is there was taken on purpose and is forgotten; while
 // the bridge is gone, its ports stay remembered, to be plugged in again.
-func (e *Engine) notePorts(n *network, bridge string) {
-	if _, exists := e.Host.Link(bridge); !exists {
+func (e *Engine) notePorts(n *network, def *netdef.Network) {
+	if _, exists := e.Host.Link(def.Bridge.Name); !exists && def.Bridge.Name != "" {
 		return
 	}
 	e.mu.Lock()
 	known := n.ports
 	e.mu.Unlock()
-	ports := e.portsIn(bridge, known)
+	ports := e.portsOn(def, known)
 	if samePorts(ports, known) {
 		return
 	}
@@ -168,7 +198,7 @@ func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) 
 	}
 	if !slices.ContainsFunc(known, func(k port) bool { return k.declared && k.def.UUID == p.def.UUID }) {
 		err = e.changePorts(ctx, n, func(ports []port) []port {
-			return e.portsIn(n.live.Bridge.Name, append(slices.DeleteFunc(ports, p.replaces), p))
+			return e.portsOn(n.live, append(slices.DeleteFunc(ports, p.replaces), p))
 		})
 		if err == nil {
 			p, err = e.findPort(n, p.def.UUID.String())
@@ -225,16 +255,38 @@ func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) 
 	} else {
 		err = allocate(n.live, &p.def, known)
 	}
+	if err == nil && p.guard != nil && p.def.Plug.Bridge == "" {
+		err = netdef.Errorf(netdef.ErrOperationUnsupported, "a guest of network '%s' cannot be guarded: its frames pass no bridge", n.name)
+	}
 	if err == nil && p.plugged {
 		err = plan.CheckPort(&p.def)
 	}
 	return p, err
 }
 
+// pluggable refuses networks whose ports are not of these types, or that have
+// no bridge just now.
+func (e *Engine) pluggable(n *netdef.Network, types ...netdef.PlugType) error {
+	plug := plugType(n)
+	if !slices.Contains(types, plug) {
+		if n.Forward.Mode == netdef.ModeHostdev {
+			return netdef.Errorf(netdef.ErrOperationUnsupported, "network '%s' hands PCI devices to its guests, which have no link on the host", n.Name)
+		}
+		return netdef.Errorf(netdef.ErrInternal, "network '%s' does not have a bridge name.", n.Name)
+	}
+	if l, ok := e.Host.Link(n.Bridge.Name); plug == netdef.PlugBridge && (!ok || l.Kind != kindBridge) {
+		return netdef.Errorf(netdef.ErrInternal, "the host has no bridge '%s', which ports of network '%s' are to be in", n.Bridge.Name, n.Name)
+	}
+	return nil
+}
+
 // useTap lets the port have a tap of its own.
 func (e *Engine) useTap(n *network, p *port, known []port, tap TapSpec) error {
 	if p.def.MAC.IsZero() {
 		p.def.MAC = netdef.NewMAC()
+	}
+	if err := e.pluggable(n.live, netdef.PlugNetwork, netdef.PlugBridge, netdef.PlugDirect); err != nil {
+		return err
 	}
 	_, exists := e.Host.Link(tap.Name)
 	mac := p.def.MAC
@@ -253,6 +305,9 @@ func (e *Engine) useTap(n *network, p *port, known []port, tap TapSpec) error {
 // useLink lets the port have an existing link. If a known port has it already,
 // that is returned, and reported to be the same.
 func (e *Engine) useLink(n *network, p port, known []port, link string) (port, bool, error) {
+	if err := e.pluggable(n.live, netdef.PlugNetwork, netdef.PlugBridge); err != nil {
+		return p, false, err
+	}
 	l, ok := e.Host.Link(link)
 	switch {
 	case !ok:

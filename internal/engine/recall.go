@@ -62,14 +62,14 @@ func (e *Engine) recallOne(s store.Status) (adopted, error) {
 		return adopted{}, fmt.Errorf("it does not belong to the network '%s' with uuid %s", def.Name, def.UUID)
 	}
 	n := &network{id: def.UUID, name: def.Name, live: def, dnsPort: s.DNSPort, ports: e.portsOf(s)}
-	if _, exists := e.Host.Link(def.Bridge.Name); exists {
-		n.ports = e.portsIn(def.Bridge.Name, n.ports)
+	if _, exists := e.Host.Link(def.Bridge.Name); exists || def.Bridge.Name == "" {
+		n.ports = e.portsOn(def, n.ports)
 	}
 	// The port was given up with the last daemon, and may be another's now.
 	if port, err := e.chooseDNSPort(def); err == nil {
 		n.dnsPort = port
 	}
-	f, err := plan.Network(def, e.facts(n, n.dnsPort))
+	f, err := plan.Network(def, e.facts(n, def, n.dnsPort))
 	if err != nil {
 		return adopted{}, err
 	}
@@ -140,14 +140,21 @@ func (e *Engine) recallPorts(inactive []store.Status, aside leftAside) (keeping 
 	return keeping, understood
 }
 
-// leftUp are the taps of an inactive network that are up, as a start or stop
-// that was cut short leaves them: without their bridge they would lead guests
-// to the host itself.
+// leftUp are the links of an inactive network that are up or in its bridge, as a
+// start or stop that was cut short leaves them: without their bridge they would
+// lead guests to the host itself.
 func (e *Engine) leftUp(n *network) hoststate.State {
 	state := hoststate.State{}
 	for _, p := range n.ports {
-		if l, exists := e.Host.Link(p.name); p.made && exists && p.is(l) && l.Up && e.ours(n, l.Master) {
+		l, exists := e.Host.Link(p.name)
+		if !p.plugged || !exists || !p.is(l) || !e.ours(n, l.Master) {
+			continue
+		}
+		if l.Up {
 			state.Add(hoststate.LinkUp{Link: p.name})
+		}
+		if l.Master != "" {
+			state.Add(hoststate.Member{Link: p.name, Bridge: l.Master})
 		}
 	}
 	return state

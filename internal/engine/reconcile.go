@@ -288,7 +288,7 @@ func (e *Engine) reconcile(ctx context.Context, n *network) ([]hoststate.Op, err
 	if live == nil {
 		return nil, nil
 	}
-	next, err := plan.Network(live, e.facts(n, dnsPort))
+	next, err := plan.Network(live, e.facts(n, live, dnsPort))
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
 )
 
 // Fake is a Host in memory for tests. It behaves as the kernel's: what is in a
@@ -26,6 +27,8 @@ type Fake struct {
 	BlockerList []string
 	// OutwardList is what Outward tells, of any link.
 	OutwardList []netip.Addr
+	// VFs are what VirtualFunctions tells of a device.
+	VFs map[string][]VF
 	// CollectedList is what Collected tells, of any set.
 	CollectedList []hoststate.Element
 
@@ -119,6 +122,19 @@ func (f *Fake) Counters(name string) (Counters, error) {
 // OpenTap implements Host.
 func (f *Fake) OpenTap(int, bool) (*os.File, string, error) {
 	return nil, "", errors.New("a host in memory has no taps to attach to")
+}
+
+// VirtualFunctions implements Host.
+func (f *Fake) VirtualFunctions(device string) ([]VF, error) { return f.VFs[device], nil }
+
+// IsVF implements Host.
+func (f *Fake) IsVF(address netdef.PCIAddress) bool {
+	for _, list := range f.VFs {
+		if slices.ContainsFunc(list, func(vf VF) bool { return vf.Address == address }) {
+			return true
+		}
+	}
+	return false
 }
 
 // Passes implements Host.
@@ -220,7 +236,7 @@ func (f *Fake) masterOf(link string) string {
 func isOf(o hoststate.Object, tap hoststate.Key) bool {
 	switch o := o.(type) {
 	case hoststate.LinkUp:
-		return hoststate.TapKey(o.Link) == tap
+		return hoststate.TapKey(o.Link) == tap || hoststate.MacvtapKey(o.Link) == tap
 	case hoststate.Member:
 		return hoststate.TapKey(o.Link) == tap
 	case hoststate.Shaper:
@@ -248,6 +264,9 @@ func (f *Fake) Inventory() Inventory {
 			inv.Links = append(inv.Links, Link{Name: o.Name, Kind: kindBridge, Alias: o.Alias, MAC: o.MAC, MTU: o.MTU, Up: up})
 		case hoststate.Tap:
 			inv.Links = append(inv.Links, Link{Name: o.Name, Kind: kindTap, Alias: o.Alias, MTU: o.MTU, Master: f.masterOf(o.Name)})
+		case hoststate.Macvtap:
+			_, up := f.state[hoststate.LinkUp{Link: o.Name}.Key()]
+			inv.Links = append(inv.Links, Link{Name: o.Name, Kind: kindMacvtap, Alias: o.Alias, MAC: o.MAC, Device: o.Device, Up: up})
 		case hoststate.Address:
 			inv.Addresses = append(inv.Addresses, LinkPrefix{o.Link, o.Prefix})
 			inv.Routes = append(inv.Routes, LinkPrefix{o.Link, o.Prefix.Masked()})

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
 )
 
 // Host is a host whose network can be observed and changed. The kernel's own
@@ -42,6 +43,11 @@ type Host interface {
 	// returns its name. Its MTU is in bytes; with vnetHeader its frames have
 	// virtio's headers.
 	OpenTap(mtu int, vnetHeader bool) (f *os.File, name string, err error)
+	// VirtualFunctions lists the virtual functions of a network device with
+	// SR-IOV, in the device's order; none of any other device.
+	VirtualFunctions(device string) ([]VF, error)
+	// IsVF reports whether a PCI device is a virtual function.
+	IsVF(address netdef.PCIAddress) bool
 	// Uplinks returns the links that may lead out, sorted by name: those that
 	// are neither ports of a bridge, nor loopback, nor ours.
 	Uplinks() []Uplink
@@ -107,6 +113,7 @@ type Link struct {
 	MAC    hoststate.MAC
 	MTU    int
 	Master string // the bridge it is a port of; "" for none
+	Device string // the device that a macvtap is on; "" for others
 	Up     bool
 }
 

@@ -23,7 +23,7 @@ type linkApplier struct {
 
 func (a *linkApplier) Kinds() []hoststate.Kind {
 	return []hoststate.Kind{
-		hoststate.KindBridge, hoststate.KindTap, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
+		hoststate.KindBridge, hoststate.KindTap, hoststate.KindMacvtap, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
 	}
 }
 
@@ -68,6 +68,8 @@ func (a *linkApplier) apply(op hoststate.Op) error {
 		return a.applyBridge(op.Verb, o)
 	case hoststate.Tap:
 		return a.applyTap(op.Verb, o)
+	case hoststate.Macvtap:
+		return a.applyMacvtap(op.Verb, o)
 	case hoststate.Address:
 		return a.applyAddress(op.Verb, o)
 	case hoststate.LinkUp:
@@ -280,9 +282,17 @@ func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error
 	if l.master == master {
 		return nil
 	}
-	return a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) {
-		e.Uint32(unix.IFLA_MASTER, uint32(master))
-	})
+	enslave := func(e *netlink.AttributeEncoder) { e.Uint32(unix.IFLA_MASTER, uint32(master)) }
+	if verb == hoststate.Delete && !bridge.ours() {
+		// The host's bridge stays up, and so a link that leaves it is taken
+		// down: it would lead its guest to the host itself.
+		body, err := linkBody(l.index, 0, unix.IFF_UP, enslave)
+		if err != nil {
+			return err
+		}
+		return allow(a.rtnl.do(unix.RTM_SETLINK, 0, body), unix.ENODEV)
+	}
+	return a.request(unix.RTM_SETLINK, 0, l.index, enslave)
 }
 
 // setMAC gives a link an address. Some drivers, Xen's among them, take one only

@@ -264,6 +264,9 @@ func (m *mirror) noteLink(l link) {
 	if base, ok := l.shapes(); ok {
 		m.changes.add(hoststate.ShaperKey(base, true))
 	}
+	if l.kind == kindMacvtap {
+		m.changes.add(hoststate.MacvtapKey(l.name))
+	}
 	if master, ok := m.links[l.master]; ok {
 		m.changes.add(hoststate.MemberKey(l.name, master.name))
 	}

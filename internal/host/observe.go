@@ -53,6 +53,12 @@ func (m *mirror) observe(key hoststate.Key) (hoststate.Object, bool) {
 	case hoststate.KindTap:
 		l, ok := m.links[m.names[key.Name]]
 		return l.tap(), ok && l.ownTap()
+	case hoststate.KindMacvtap:
+		l, ok := m.links[m.names[key.Name]]
+		if !ok || !l.ownMacvtap() {
+			return nil, false
+		}
+		return m.macvtap(l), true
 	case hoststate.KindLinkUp:
 		l, ok := m.links[m.names[key.Name]]
 		return hoststate.LinkUp{Link: l.name}, ok && l.up
@@ -119,6 +125,8 @@ func (m *mirror) owned() hoststate.State {
 				s.Add(l.bridge())
 			case l.ownTap():
 				s.Add(l.tap())
+			case l.ownMacvtap():
+				s.Add(m.macvtap(l))
 			}
 		}
 		for id, info := range m.routes {
@@ -161,7 +169,7 @@ func (m *mirror) restore(name string) []hoststate.Op {
 func (m *mirror) export(l link) Link {
 	return Link{
 		Index: l.index, Name: l.name, Kind: l.kind, Alias: l.alias, MAC: l.mac, MTU: l.mtu,
-		Master: m.links[l.master].name, Up: l.up,
+		Master: m.links[l.master].name, Device: m.links[int(l.device)].name, Up: l.up,
 	}
 }
 
@@ -238,7 +246,7 @@ func (m *mirror) uplinks() []Uplink {
 			}
 		}
 		for _, l := range m.links {
-			if l.master == 0 && l.name != "lo" && !l.ours() {
+			if l.master == 0 && l.name != "lo" && l.kind != kindMacvtap && !l.ours() {
 				list = append(list, Uplink{Name: l.name, RA: ra[l.index]})
 			}
 		}

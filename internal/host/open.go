@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ type Options struct {
 	// KeepOwner, if set, is given that socket, to be kept over the end of this
 	// process. It closes its handle.
 	KeepOwner func(*os.File)
+	// Sysfs is where the kernel shows its devices; "" is /sys.
+	Sysfs string
 	// Fault, if set, is called before and after every operation with a name
 	// such as "before bridge create", so that tests can stop the program there.
 	Fault func(point string)
@@ -80,6 +83,7 @@ type kernelHost struct {
 	changes *changes
 	fault   func(string)
 	log     *slog.Logger
+	sysfs   sysfs
 
 	done  chan struct{}
 	tasks sync.WaitGroup
@@ -96,7 +100,7 @@ func Open(o Options) (Host, error) {
 	}
 	h := &kernelHost{
 		byKind: map[hoststate.Kind]Applier{}, rtnl: newRTNL(), tracked: newConntrack(), changes: newChanges(),
-		fault: o.Fault, log: o.Log, done: make(chan struct{}),
+		fault: o.Fault, log: o.Log, sysfs: sysfs(cmp.Or(o.Sysfs, "/sys")), done: make(chan struct{}),
 	}
 	var err error
 	if h.mirror, err = newMirror(h.rtnl, h.changes); err != nil {

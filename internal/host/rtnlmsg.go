@@ -43,6 +43,9 @@ type link struct {
 	forwardDelay int // hundredths of a second
 	// Of a tap only: the user who may attach to it.
 	owner uint32
+	// Of a macvtap only: the index of the device that it is on, and how it
+	// shares that (MACVLAN_MODE_*).
+	device, mode uint32
 }
 
 // decodeLink reads an RTM_NEWLINK or RTM_DELLINK. It reports false for one
@@ -81,11 +84,16 @@ func decodeLink(b []byte) (link, bool, error) {
 			l.mtu = int(d.Uint32())
 		case unix.IFLA_MASTER:
 			l.master = int(d.Uint32())
+		case unix.IFLA_LINK:
+			l.device = d.Uint32()
 		case unix.IFLA_WIRELESS:
 			whole = false
 		case unix.IFLA_LINKINFO:
 			d.Nested(l.decodeInfo)
 		}
+	}
+	if l.kind != kindMacvtap {
+		l.device = 0
 	}
 	return l, whole && l.name != "", d.Err()
 }
@@ -102,6 +110,8 @@ func (l *link) decodeInfo(d *netlink.AttributeDecoder) error {
 				d.Nested(l.decodeBridge)
 			case kindTap:
 				d.Nested(l.decodeTap)
+			case kindMacvtap:
+				d.Nested(l.decodeMacvtap)
 			}
 		}
 	}

@@ -65,7 +65,7 @@ func (o Op) String() string {
 // kernel tens of milliseconds, goes last.
 var removalRank = [...]int{
 	KindService: 1, KindLinkUp: 2, KindMember: 3, KindPass: 4, KindElement: 5, KindChain: 6, KindSet: 7, KindTable: 8,
-	KindRoute: 9, KindAddress: 10, KindSysctl: 11, KindShaper: 12, KindTap: 13, KindBridge: 14,
+	KindRoute: 9, KindAddress: 10, KindSysctl: 11, KindShaper: 12, KindTap: 13, KindMacvtap: 14, KindBridge: 15,
 }
 
 // SortOps puts operations into the order in which they have to be carried out:

@@ -19,6 +19,7 @@ type Kind uint8
 const (
 	KindBridge  Kind = iota + 1 // a bridge link
 	KindTap                     // a tap device
+	KindMacvtap                 // a macvtap device
 	KindShaper                  // a limit on what goes over a link
 	KindSysctl                  // a kernel setting under /proc/sys
 	KindTable                   // an nftables table
@@ -34,7 +35,8 @@ const (
 )
 
 var kindNames = [...]string{
-	KindBridge: "bridge", KindTap: "tap", KindShaper: "shaper", KindSysctl: "sysctl", KindTable: "table", KindSet: "set", KindChain: "chain",
+	KindBridge: "bridge", KindTap: "tap", KindMacvtap: "macvtap", KindShaper: "shaper", KindSysctl: "sysctl", KindTable: "table", KindSet: "set",
+	KindChain:   "chain",
 	KindElement: "element", KindPass: "pass", KindAddress: "address", KindLinkUp: "up", KindRoute: "route",
 	KindMember: "member", KindService: "service",
 }

@@ -24,3 +24,29 @@ func (t Tap) Key() Key { return TapKey(t.Name) }
 func (t Tap) Text() string {
 	return fmt.Sprintf("tap %s owner %d mtu %d", t.Name, t.Owner, t.MTU)
 }
+
+// Macvtap is a macvtap that Viaduct makes and owns: a device of the host's with
+// an address of its own, whose other end a guest holds by a file in /dev.
+type Macvtap struct {
+	Name string
+	// Alias marks the link as ours, as that of a Tap.
+	Alias string
+	// Device is the host's device that its frames go out by.
+	Device string
+	// Mode says how it shares the device: "private", "vepa", "bridge" or "passthrough".
+	Mode string
+	MAC  MAC // the guest's
+	// Owner is the uid of the user who may open its file.
+	Owner uint32
+}
+
+// MacvtapKey names the macvtap called name.
+func MacvtapKey(name string) Key { return Key{KindMacvtap, name} }
+
+// Key implements Object.
+func (m Macvtap) Key() Key { return MacvtapKey(m.Name) }
+
+// Text implements Object.
+func (m Macvtap) Text() string {
+	return fmt.Sprintf("macvtap %s on %s mode %s mac %s owner %d", m.Name, m.Device, m.Mode, m.MAC, m.Owner)
+}

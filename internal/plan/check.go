@@ -13,11 +13,6 @@ var unapplied = []struct {
 	element string
 	given   func(n *netdef.Network) bool
 }{
-	{"<forward mode='bridge'>", hasMode(netdef.ModeBridge)},
-	{"<forward mode='private'>", hasMode(netdef.ModePrivate)},
-	{"<forward mode='vepa'>", hasMode(netdef.ModeVEPA)},
-	{"<forward mode='passthrough'>", hasMode(netdef.ModePassthrough)},
-	{"<forward mode='hostdev'>", hasMode(netdef.ModeHostdev)},
 	{"<bridge zone=>", func(n *netdef.Network) bool { return n.Bridge.Zone != "" }},
 	{"<bridge macTableManager='libvirt'>", func(n *netdef.Network) bool { return n.Bridge.MacTableManager == "libvirt" }},
 	{"<vlan>", func(n *netdef.Network) bool {
@@ -44,10 +39,6 @@ var unappliedToPorts = []struct {
 
 func anyGroup(n *netdef.Network, f func(netdef.PortGroup) bool) bool {
 	return slices.ContainsFunc(n.PortGroups, f)
-}
-
-func hasMode(m netdef.Mode) func(*netdef.Network) bool {
-	return func(n *netdef.Network) bool { return n.Forward.Mode == m }
 }
 
 // Check refuses a definition that says what Viaduct cannot put into effect,

@@ -24,6 +24,8 @@ type Facts struct {
 	Ports []Port
 	// Taps are the links of ports that Viaduct makes itself.
 	Taps []Tap
+	// BridgeMTU is the MTU of a bridge of the host's that the ports are in, in bytes.
+	BridgeMTU int
 	// Passes are the foreign chains that have to let our packets through.
 	Passes []hoststate.Pass
 	// Uplinks are the host's links that may lead out: all that are no ports and not ours.
@@ -61,6 +63,9 @@ type Tap struct {
 	Link  string
 	Port  netdef.UUID
 	Owner uint32 // the uid of the user who may attach a guest
+	MAC   netdef.MAC
+	// Plug says what the link is: on a device of the host's a macvtap, else a tap.
+	Plug netdef.Plug
 }
 
 // portMAC is the address of the host's end of a link that Viaduct plugs: of all
@@ -98,10 +103,16 @@ func PortAlias(id netdef.UUID) string { return "viaduct port " + id.String() }
 
 // Taps plans what a network has even while it is not active: the taps, so that
 // guests that hold them find their way back when it is started again.
-func Taps(n *netdef.Network, taps []Tap) Fragment {
+func Taps(n *netdef.Network, facts Facts) Fragment {
 	f := Fragment{Own: hoststate.State{}}
-	for _, t := range taps {
-		f.Own.Add(hoststate.Tap{Name: t.Link, Alias: PortAlias(t.Port), Owner: t.Owner, MTU: cmp.Or(n.MTU, defaultMTU)})
+	for _, t := range facts.Taps {
+		if t.Plug.Type == netdef.PlugDirect {
+			f.Own.Add(hoststate.Macvtap{
+				Name: t.Link, Alias: PortAlias(t.Port), Device: t.Plug.Dev, Mode: t.Plug.Mode, MAC: hoststate.MAC(t.MAC), Owner: t.Owner,
+			})
+			continue
+		}
+		f.Own.Add(hoststate.Tap{Name: t.Link, Alias: PortAlias(t.Port), Owner: t.Owner, MTU: cmp.Or(n.MTU, facts.BridgeMTU, defaultMTU)})
 	}
 	return f
 }
@@ -113,7 +124,8 @@ const defaultMTU = 1500
 // definition is complete (bridge name, MAC and UUID chosen) and has passed
 // Check.
 func Network(n *netdef.Network, facts Facts) (Fragment, error) {
-	if n.Bridge.Name == "" || n.UUID.IsZero() || n.MAC.IsZero() {
+	own := n.Forward.Mode.OwnsBridge()
+	if n.UUID.IsZero() || own && (n.Bridge.Name == "" || n.MAC.IsZero()) {
 		return Fragment{}, fmt.Errorf("plan network '%s': bridge name, MAC address or UUID not chosen", n.Name)
 	}
 	if err := Check(n); err != nil {
@@ -122,8 +134,13 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	if facts.DNSPort == 0 {
 		facts.DNSPort = dnsPort
 	}
-	f := Taps(n, facts.Taps)
+	f := Taps(n, facts)
 	f.Shared = hoststate.State{}
+	addPorts(&f, n, facts.Ports)
+	if !own {
+		addPortGuards(&f, n, facts.Ports, nil)
+		return f, nil
+	}
 	bridge := n.Bridge.Name
 	stp := needsSTP(n, facts.Ports)
 
@@ -140,18 +157,6 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	for _, ip := range n.IPs {
 		f.Own.Add(hoststate.Address{Link: bridge, Prefix: ip.Prefix()})
 	}
-	for _, p := range facts.Ports {
-		if p.Guard != nil && p.Guard.Routed {
-			f.Own.Add(hoststate.LinkUp{Link: p.Link})
-			continue
-		}
-		member := hoststate.Member{Link: p.Link, Bridge: bridge}
-		if p.Plugged {
-			member.MAC = portMAC
-			f.Own.Add(hoststate.LinkUp{Link: p.Link})
-		}
-		f.Own.Add(member)
-	}
 	for _, r := range n.Routes {
 		f.Own.Add(route(n, r))
 	}
@@ -166,6 +171,25 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	addPortGuards(&f, n, facts.Ports, loop)
 	addServices(&f, n, facts)
 	return f, nil
+}
+
+// addPorts puts links into the network's bridge and sets up those that Viaduct
+// plugs. What others put into a bridge of the host's is no business of ours,
+// and a macvtap needs no bridge.
+func addPorts(f *Fragment, n *netdef.Network, ports []Port) {
+	for _, p := range ports {
+		if p.Plugged || p.Guard != nil && p.Guard.Routed {
+			f.Own.Add(hoststate.LinkUp{Link: p.Link})
+		}
+		if p.Guard != nil && p.Guard.Routed || n.Bridge.Name == "" || !p.Plugged && !n.Forward.Mode.OwnsBridge() {
+			continue
+		}
+		member := hoststate.Member{Link: p.Link, Bridge: n.Bridge.Name}
+		if p.Plugged {
+			member.MAC = portMAC
+		}
+		f.Own.Add(member)
+	}
 }
 
 // needsSTP decides whether the kernel runs the spanning tree protocol on the

@@ -80,6 +80,21 @@ var networks = []struct {
 	{name: "netboot", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/><mtu size='1400'/><dns enable='no'/>
 		<ip address='192.168.122.1' prefix='24'><tftp root='/srv/tftp'/><dhcp>
 		<range start='192.168.122.2' end='192.168.122.254'/><bootp file='boot.ipxe'/></dhcp></ip></network>`},
+	{name: "bridge", xml: head + `<forward mode='bridge'/><bridge name='br0'/></network>`,
+		facts: Facts{
+			BridgeMTU: 9000,
+			Taps:      []Tap{{Link: "vm1", Port: netdef.UUID{1}, Owner: 1000}},
+			Ports:     []Port{{Link: "vm1", Guest: true, Plugged: true}, {Link: "vif5.0", Guest: true, Plugged: true}, {Link: "vnet0", Guest: true}},
+		}},
+	{name: "macvtap", xml: head + `<forward mode='private'><interface dev='eth0'/></forward></network>`,
+		facts: Facts{
+			Taps: []Tap{{
+				Link: "vm1", Port: netdef.UUID{1}, Owner: 1000, MAC: netdef.MAC{0x52, 0x54, 0, 0, 0, 1},
+				Plug: netdef.Plug{Type: netdef.PlugDirect, Dev: "eth0", Mode: "private"},
+			}},
+			Ports: []Port{{Link: "vm1", Guest: true, Plugged: true}, {Link: "macvtap0", Guest: true}},
+		}},
+	{name: "hostdev", xml: head + `<forward mode='hostdev'><pf dev='eth0'/></forward></network>`},
 	{name: "no-ip", xml: head + `<bridge name='virbr5'/><mac address='52:54:00:01:02:03'/></network>`, facts: Facts{NoIPv6: true}},
 }
 
@@ -178,8 +193,6 @@ func TestBaseChainsDoNotGrow(t *testing.T) {
 
 func TestCheckNamesTheElement(t *testing.T) {
 	for _, c := range []struct{ element, xml string }{
-		{"<forward mode='bridge'>", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/></network>`},
-		{"<forward mode='passthrough'>", `<network><name>n</name><forward mode='passthrough'><interface dev='eth0'/></forward></network>`},
 		{"<bridge macTableManager='libvirt'>", `<network><name>n</name><bridge name='b' macTableManager='libvirt'/></network>`},
 		{"<bandwidth>", `<network><name>n</name><bandwidth><inbound average='10'/></bandwidth></network>`},
 		{"<port isolated='yes'>", `<network><name>n</name><port isolated='yes'/></network>`},
