@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"viaduct/internal/hook"
 	"viaduct/internal/host"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
@@ -208,12 +209,49 @@ func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) 
 		return e.portsOn(n.live, append(slices.DeleteFunc(ports, p.replaces), p))
 	})
 	if err == nil {
-		p, err = e.findPort(n, p.def.UUID.String())
+		p, err = e.admitPort(ctx, n, p.def.UUID)
 	}
 	if err != nil {
 		return Port{}, err
 	}
 	return e.show(n, p), nil
+}
+
+// admitPort asks the hooks whether a new port may stay.
+func (e *Engine) admitPort(ctx context.Context, n *network, id netdef.UUID) (port, error) {
+	p, err := e.findPort(n, id.String())
+	if err != nil {
+		return port{}, err
+	}
+	def := e.describe(n, p)
+	if err := e.hook(ctx, n, hook.PortCreated, n.live, &def); err != nil {
+		undo := e.changePorts(context.WithoutCancel(ctx), n, func(ports []port) []port {
+			return slices.DeleteFunc(ports, func(other port) bool { return other.def.UUID == id })
+		})
+		if undo != nil {
+			e.Log.Error("take out a port that must not be", "network", n.name, "port", id, "error", undo)
+		}
+		return port{}, err
+	}
+	return p, nil
+}
+
+// removePorts takes ports out of the network and tells the hooks.
+func (e *Engine) removePorts(ctx context.Context, n *network, gone func(port) bool) error {
+	e.mu.Lock()
+	known, def := n.ports, n.definition()
+	e.mu.Unlock()
+	err := e.changePorts(ctx, n, func(ports []port) []port { return slices.DeleteFunc(ports, gone) })
+	if err != nil {
+		return err
+	}
+	for _, p := range known {
+		if gone(p) && p.declared {
+			described := e.describe(n, p)
+			e.tellHook(ctx, n, hook.PortDeleted, def, &described)
+		}
+	}
+	return nil
 }
 
 // replaces reports whether the other port is what was known of the same link
@@ -462,7 +500,7 @@ func (e *Engine) Unplug(ctx context.Context, ref string) error {
 		if err != nil {
 			continue // it has ended, and its ports with it
 		}
-		err = e.changePorts(ctx, n, func(ports []port) []port { return slices.DeleteFunc(ports, named) })
+		err = e.removePorts(ctx, n, named)
 		n.busy.Unlock()
 		if err != nil {
 			return err
