@@ -28,14 +28,15 @@ type Port struct {
 	// Link is its link's name; "" while a link that others make is yet to come.
 	Link   string `json:"link"`
 	Origin Origin `json:"origin"`
+	// Declared says that somebody asked for the port, rather than just putting a
+	// link into the bridge.
+	Declared bool `json:"-"`
 	// Group is the port group that the port has its settings from; "" for none.
 	Group string `json:"group,omitempty"`
 	// MAC is the guest's address, where it is known.
 	MAC netdef.MAC `json:"mac,omitzero"`
 	// Owner is the uid of the user who may attach a guest to a tap.
 	Owner *uint32 `json:"owner,omitempty"`
-	// MTU of the link in bytes, 0 while there is none.
-	MTU int `json:"mtu,omitempty"`
 	// Active says that the link is in the network's bridge now.
 	Active bool `json:"active"`
 	// FromGuest and ToGuest are what the kernel counted since the link was made.
@@ -91,7 +92,7 @@ func (e *Engine) currentPorts(n *network) []port {
 // show needs n.busy.
 func (e *Engine) show(n *network, p port) Port {
 	def := e.describe(n, p)
-	s := Port{UUID: p.def.UUID, Link: p.name, Origin: OriginForeign, Group: p.def.Group, MAC: p.def.MAC, Def: def}
+	s := Port{UUID: p.def.UUID, Link: p.name, Origin: OriginForeign, Group: p.def.Group, MAC: p.def.MAC, Declared: p.declared, Def: def}
 	switch {
 	case p.made:
 		s.Origin, s.Owner = OriginTap, &p.owner
@@ -105,7 +106,6 @@ func (e *Engine) show(n *network, p port) Port {
 	if !ok || !p.is(l) {
 		return s
 	}
-	s.MTU = l.MTU
 	s.Active = n.live != nil && l.Master == n.live.Bridge.Name && (l.Master != "" || l.Up)
 	if c, err := e.Host.Counters(p.name); err == nil { // else it has just gone
 		s.FromGuest, s.ToGuest = c.In, c.Out
@@ -121,7 +121,7 @@ func (e *Engine) Counters(id netdef.UUID) (NetworkCounters, error) {
 		return sum, err
 	}
 	defer n.busy.Unlock()
-	if n.live.OwnsBridge() {
+	if n.live.Forward.Mode.OwnsBridge() {
 		bridge, err := e.Host.Counters(n.live.Bridge.Name)
 		if err != nil {
 			return sum, errAs(netdef.ErrInternal, err)

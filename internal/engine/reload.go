@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 
-	"viaduct/internal/hook"
 	"viaduct/internal/netdef"
 	"viaduct/internal/store"
 )
@@ -102,7 +101,6 @@ func (e *Engine) takeIn(ctx context.Context, d store.Definition, report *ReloadR
 		if err := e.change(ctx, n, def); err != nil {
 			return nil, err
 		}
-		defer func() { e.tellHook(ctx, n, hook.Updated, def, nil) }()
 	}
 	if incomplete(&given, def) {
 		if err := e.persist(n, def); err != nil {

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 
-	"viaduct/internal/hook"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 )
@@ -18,14 +17,9 @@ func (e *Engine) Update(ctx context.Context, id netdef.UUID, command netdef.Upda
 		return err
 	}
 	defer n.busy.Unlock()
-	before := n.live
-	err = e.alter(ctx, n, live, config, func(def *netdef.Network) (*netdef.Network, error) {
+	return e.alter(ctx, n, live, config, func(def *netdef.Network) (*netdef.Network, error) {
 		return def.Update(command, section, parent, []byte(xml))
 	})
-	if err == nil && n.live != before {
-		e.tellHook(ctx, n, hook.Updated, n.live, nil)
-	}
-	return err
 }
 
 // SetMetadata changes one of the texts that people attach to a network; an

@@ -28,6 +28,14 @@ type Networks interface {
 	SetAutostart(ctx context.Context, id netdef.UUID, on bool) error
 	XML(id netdef.UUID, inactive bool) (string, error)
 	Leases(id netdef.UUID, mac string) ([]netdef.Lease, error)
+	Update(ctx context.Context, id netdef.UUID, command netdef.UpdateCommand, section netdef.Section, parent int, xml string, live, config bool) error
+	SetMetadata(ctx context.Context, id netdef.UUID, t netdef.MetadataType, value, key, uri string, live, config bool) error
+	Metadata(id netdef.UUID, t netdef.MetadataType, uri string, live, config bool) (string, error)
+	Ports(id netdef.UUID) ([]engine.Port, error)
+	PortByUUID(network, port netdef.UUID) (engine.Port, error)
+	CreatePort(ctx context.Context, network netdef.UUID, spec engine.PortSpec) (engine.Port, error)
+	SetPortBandwidth(ctx context.Context, network netdef.UUID, ref string, b *netdef.Bandwidth) error
+	DeletePort(ctx context.Context, network netdef.UUID, ref string) error
 	Subscribe() *engine.Subscription
 }
 
@@ -69,11 +77,21 @@ func (d *driver) procedures() map[uint32]dispatch.Procedure {
 		152: {Run: d.flag(active)},
 		153: {Run: d.flag(persistent)},
 		283: {Run: d.listAll},
+		291: {Run: d.update, Changes: "virNetworkUpdate"},
 		313: {Run: d.register},
 		314: {Run: d.deregister},
 		341: {Run: d.leases},
+		404: {Run: d.listPorts},
+		405: {Run: d.lookupPort},
+		406: {Run: d.createPort, Changes: "virNetworkPortCreateXML"},
+		407: {Run: d.portParams},
+		408: {Run: d.setPortParams, Changes: "virNetworkPortSetParameters"},
+		409: {Run: d.portXML},
+		410: {Run: d.deletePort, Changes: "virNetworkPortDelete"},
 		432: {Run: d.fromXML("networkDefineXMLFlags", "save", true, Networks.Define), Changes: "virNetworkDefineXMLFlags"},
 		437: {Run: d.fromXML("networkCreateXMLFlags", "start", true, Networks.Create), Changes: "virNetworkCreateXMLFlags"},
+		444: {Run: d.setMetadata, Changes: "virNetworkSetMetadata"},
+		445: {Run: d.metadata},
 	}
 }
 

@@ -104,13 +104,7 @@ func (r *registrations) deliver(ctx context.Context, s *dispatch.Session, from *
 				return
 			}
 			for _, id := range r.meant(ev) {
-				out := &xdr.Encoder{}
-				out.Int32(id)
-				out.String(ev.Name)
-				out.UUID(ev.UUID)
-				out.Int32(int32(ev.Type))
-				out.Int32(0) // no details are known
-				if s.Event(messageLifecycle, out.Data()) != nil {
+				if s.Event(message(id, ev)) != nil {
 					s.Close()
 					return
 				}
@@ -119,14 +113,34 @@ func (r *registrations) deliver(ctx context.Context, s *dispatch.Session, from *
 	}
 }
 
+// message tells a callback of an event.
+func message(id int32, ev engine.Event) (uint32, []byte) {
+	out := &xdr.Encoder{}
+	out.Int32(id)
+	out.String(ev.Name)
+	out.UUID(ev.UUID)
+	if !ev.Type.Lifecycle() {
+		out.Int32(int32(ev.Metadata))
+		out.OptionalString(given(ev.URI))
+		return messageMetadata, out.Data()
+	}
+	out.Int32(int32(ev.Type))
+	out.Int32(0) // no details are known
+	return messageLifecycle, out.Data()
+}
+
 // meant lists the callbacks that an event is for, in the order of registration.
 func (r *registrations) meant(ev engine.Event) []int32 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	kind := int32(eventLifecycle)
+	if !ev.Type.Lifecycle() {
+		kind = eventMetadata
+	}
 	var ids []int32
 	for _, id := range slices.Sorted(maps.Keys(r.callbacks)) {
 		cb := r.callbacks[id]
-		if cb.kind == eventLifecycle && (cb.network == nil || *cb.network == ev.UUID) {
+		if cb.kind == kind && (cb.network == nil || *cb.network == ev.UUID) {
 			ids = append(ids, id)
 		}
 	}

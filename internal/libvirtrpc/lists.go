@@ -10,9 +10,11 @@ import (
 )
 
 // The bounds of lists on the wire (REMOTE_NETWORK_LIST_MAX,
-// REMOTE_NETWORK_DHCP_LEASES_MAX). What is longer is refused.
+// REMOTE_NETWORK_PORT_LIST_MAX, REMOTE_NETWORK_DHCP_LEASES_MAX). What is longer
+// is refused.
 const (
 	maxNetworks = 16384
+	maxPorts    = 16384
 	maxLeases   = 65536
 )
 

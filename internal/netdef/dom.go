@@ -93,17 +93,20 @@ func (p *domParser) document() (*element, error) {
 			break
 		}
 		if err != nil {
-			return nil, p.syntaxError(decoderMessage(err))
+			return nil, p.decoderError(err)
 		}
 		if err := p.token(token, line); err != nil {
 			return nil, err
 		}
 	}
+	if len(p.data) == 0 {
+		return nil, &Error{Code: ErrXMLDetail, Detail: p.what + ":1: Document is empty\n(null)\n^", Where: "line 1"}
+	}
 	if p.root == nil {
 		return nil, p.syntaxError("Start tag expected, '<' not found")
 	}
 	if open := p.open(); open != nil {
-		return nil, p.syntaxError(fmt.Sprintf("Premature end of data in tag %s line %d", open.qname(), open.line))
+		return nil, p.errorAt(len(p.data)+1, fmt.Sprintf("Premature end of data in tag %s line %d", open.qname(), open.line))
 	}
 	return p.root, nil
 }
@@ -261,21 +264,33 @@ func blankToSpace(r rune) rune {
 	return r
 }
 
-func decoderMessage(err error) string {
+// tagName finds the name of a tag that has only begun.
+var tagName = regexp.MustCompile(`^<([^\s/>]+)`)
+
+// decoderError says in libxml's words, as far as they are known, what is wrong.
+func (p *domParser) decoderError(err error) *Error {
 	var syntax *xml.SyntaxError
-	if errors.As(err, &syntax) {
-		return syntax.Msg
+	if !errors.As(err, &syntax) {
+		return p.syntaxError(strings.TrimPrefix(err.Error(), "xml: "))
 	}
-	return strings.TrimPrefix(err.Error(), "xml: ")
+	if name := tagName.FindSubmatch(p.tag); name != nil && int(p.dec.InputOffset()) >= len(p.data) {
+		return p.errorAt(len(p.data)+1, fmt.Sprintf("Couldn't find end of Start Tag %s line %d", name[1], syntax.Line))
+	}
+	return p.syntaxError(syntax.Msg)
 }
 
 // syntaxError is laid out as libvirt shows those of libxml: the line, what is
 // wrong, the text up to there and a mark below its end.
 func (p *domParser) syntaxError(message string) *Error {
+	return p.errorAt(int(p.dec.InputOffset()), message)
+}
+
+// errorAt is a syntaxError about the octet before the end of what counts.
+func (p *domParser) errorAt(end int, message string) *Error {
 	const shown = 80 // characters of the line
 	line, _ := p.dec.InputPos()
-	end := min(int(p.dec.InputOffset()), len(p.data))
-	start := max(bytes.LastIndexByte(p.data[:end], '\n')+1, end-shown)
+	read := min(end, len(p.data))
+	start := max(bytes.LastIndexByte(p.data[:read], '\n')+1, read-shown)
 	text, _, _ := bytes.Cut(p.data[start:min(start+shown, len(p.data))], []byte("\n"))
 	printable := strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

@@ -10,12 +10,13 @@ import (
 // are more than encoding/xml's.
 func TestNotWellFormed(t *testing.T) {
 	for _, c := range []refusal{
-		{"", ErrXMLDetail, "(network_definition):1: Start tag expected, '<' not found\n\n^"},
+		{"", ErrXMLDetail, "(network_definition):1: Document is empty\n(null)\n^"},
+		{"<network", ErrXMLDetail, "(network_definition):1: Couldn't find end of Start Tag network line 1\n<network\n--------^"},
 		{"junk", ErrXMLDetail, "(network_definition):1: Start tag expected, '<' not found\njunk\n---^"},
 		{"<network><name>x</name>\n<foo></network>", ErrXMLDetail,
 			"(network_definition):2: Opening and ending tag mismatch: foo line 2 and network\n<foo></network>\n--------------^"},
 		{"<network><name>x</name>", ErrXMLDetail,
-			"(network_definition):1: Premature end of data in tag network line 1\n<network><name>x</name>\n----------------------^"},
+			"(network_definition):1: Premature end of data in tag network line 1\n<network><name>x</name>\n-----------------------^"},
 		{"<network><name>x</name></network><b/>", ErrXMLDetail,
 			"(network_definition):1: Extra content at the end of the document\n<network><name>x</name></network><b/>\n------------------------------------^"},
 		{"<network><name>x</name></network>b", ErrXMLDetail,

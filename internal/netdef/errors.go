@@ -30,6 +30,7 @@ const (
 	ErrOperationInvalid     Code = 55
 	ErrConfigUnsupported    Code = 67
 	ErrHookScriptFailed     Code = 70
+	ErrArgumentUnsupported  Code = 74
 	ErrAuthCancelled        Code = 79
 	ErrOverflow             Code = 82
 	ErrOperationUnsupported Code = 84
@@ -55,6 +56,7 @@ var codePrefix = map[Code]string{
 	ErrInvalidNetwork:       "invalid network pointer in ",
 	ErrNoNetwork:            "Network not found: ",
 	ErrInvalidMAC:           "invalid MAC address: ",
+	ErrArgumentUnsupported:  "argument unsupported: ",
 	ErrAuthFailed:           "authentication failed: ",
 	ErrAuthCancelled:        "authentication cancelled: ",
 	ErrAuthUnavailable:      "authentication unavailable: ",

@@ -132,11 +132,6 @@ func (r *reader) plug(e *element) Plug {
 // Format prints the port as libvirt does.
 func (p *Port) Format() string {
 	w := &writer{}
-	w.port(p)
-	return w.b.String()
-}
-
-func (w *writer) port(p *Port) {
 	w.begin("networkport")
 	w.leaf("uuid", p.UUID.String())
 	w.begin("owner")
@@ -154,6 +149,7 @@ func (w *writer) port(p *Port) {
 	}
 	w.plug(p.Plug)
 	w.end("networkport")
+	return w.b.String()
 }
 
 func (w *writer) plug(p Plug) {

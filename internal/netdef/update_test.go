@@ -127,7 +127,7 @@ func TestUpdateRefuses(t *testing.T) {
 		{UpdateModify, SectionDNSHost, -1, refusal{`<host ip='10.0.0.9'><hostname>x</hostname></host>`,
 			ErrOperationInvalid, `multiple matching DNS HOST records were found in network n`}},
 		{UpdateAddLast, SectionDNSTXT, -1, refusal{`<txt`,
-			ErrXMLDetail, "network_update_xml:1: unexpected EOF\n<txt\n---^"}},
+			ErrXMLDetail, "network_update_xml:1: Couldn't find end of Start Tag txt line 1\n<txt\n----^"}},
 	} {
 		updated, err := n.Update(c.command, c.section, c.parent, []byte(c.doc))
 		if updated != nil {

@@ -1,6 +1,5 @@
-// Package spike tests the two foreign doors, libvirt's and Xen's, on the real
-// program with a host, guests and an outside, so that what these doors need
-// shapes the engine from the start.
+// Package spike tests Xen's door on the real program with a host, guests and an
+// outside, so that what it needs shapes the engine from the start.
 package spike
 
 import (

@@ -26,6 +26,15 @@ const (
 	ParamString ParamType = 7
 )
 
+var paramTypes = [...]string{"unknown", "int", "uint", "llong", "ullong", "double", "boolean", "string"}
+
+func (t ParamType) String() string {
+	if int(t) >= len(paramTypes) {
+		t = 0
+	}
+	return paramTypes[t]
+}
+
 // ReadParams reads at most limit parameters.
 func ReadParams(d *xdr.Decoder, limit int) []Param { return xdr.List(d, limit, readParam) }
 
