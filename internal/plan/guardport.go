@@ -8,10 +8,10 @@ import (
 	"viaduct/internal/netdef"
 )
 
-// The tables in which guests are guarded. Frames of a port of a bridge are seen
-// in the bridge family, before the bridge learns from them. What comes by a
-// routed link never passes there: its packets are seen before they are routed,
-// and its ARP in a family of its own.
+// GuardARP is one of the tables in which guests are guarded. Frames of a port of
+// a bridge are seen in the bridge family, before the bridge learns from them.
+// What comes by a routed link never passes there: its packets are seen before
+// they are routed, and its ARP in this family of its own.
 var GuardARP = hoststate.TableRef{Family: hoststate.ARPFamily, Name: "viaduct"}
 
 const (
