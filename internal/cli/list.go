@@ -152,6 +152,9 @@ func netInfo(c *call) error {
 			{"From guests:", traffic(counters.FromGuests)}, {"To guests:", traffic(counters.ToGuests)},
 			{"To host:", traffic(counters.ToHost)}, {"From host:", traffic(counters.FromHost)},
 		}...)
+		if len(counters.Refused) > 0 {
+			lines = append(lines, [2]string{"Refused:", drops(counters.Refused)})
+		}
 	}
 	for _, w := range warnings {
 		lines = append(lines, [2]string{"Warning:", w})

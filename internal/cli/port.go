@@ -164,15 +164,20 @@ func portList(c *call) error {
 // traffic is what went in one direction, with losses only if there are any.
 func traffic(t engine.Traffic) string {
 	text := fmt.Sprintf("%d bytes, %d packets", t.Bytes, t.Packets)
-	var drops []string
-	for reason, n := range t.Drops {
-		drops = append(drops, fmt.Sprintf("%d %s", n, reason))
-	}
-	slices.Sort(drops)
-	if drops != nil {
-		text += " (lost: " + strings.Join(drops, ", ") + ")"
+	if len(t.Drops) > 0 {
+		text += " (lost: " + drops(t.Drops) + ")"
 	}
 	return text
+}
+
+// drops lists losses by reason.
+func drops(d map[string]uint64) string {
+	var list []string
+	for reason, n := range d {
+		list = append(list, fmt.Sprintf("%d %s", n, reason))
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
 }
 
 func portXML(c *call) error {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"viaduct/internal/host"
+	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 )
@@ -59,6 +60,18 @@ type NetworkCounters struct {
 	ToGuests   Traffic `json:"toGuests"`
 	ToHost     Traffic `json:"toHost"`
 	FromHost   Traffic `json:"fromHost"`
+	// Refused are packets that the network's rules did not let pass between it
+	// and others, since the rules were written.
+	Refused host.Drops `json:"refused,omitempty"`
+}
+
+// dropped is what rules have dropped, as far as it can be read.
+func (e *Engine) dropped(chains []hoststate.Chain) host.Drops {
+	drops, err := e.Host.Dropped(chains...)
+	if err != nil {
+		e.Log.Warn("read what rules have dropped", "error", err)
+	}
+	return drops
 }
 
 // Ports lists the ports of a network, sorted by name.
@@ -110,6 +123,9 @@ func (e *Engine) show(n *network, p port) Port {
 	if c, err := e.Host.Counters(p.name); err == nil { // else it has just gone
 		s.FromGuest, s.ToGuest = c.In, c.Out
 	}
+	from, to := plan.PortDroppers(p.name)
+	s.FromGuest.AddDrops(e.dropped(from))
+	s.ToGuest.AddDrops(e.dropped(to))
 	return s
 }
 
@@ -127,6 +143,7 @@ func (e *Engine) Counters(id netdef.UUID) (NetworkCounters, error) {
 			return sum, errAs(netdef.ErrInternal, err)
 		}
 		sum.ToHost, sum.FromHost = bridge.In, bridge.Out
+		sum.Refused = e.dropped(plan.NetworkDroppers(n.live))
 	}
 	for _, p := range e.currentPorts(n) {
 		if l, ok := e.Host.Link(p.name); !ok || !p.is(l) {
@@ -136,6 +153,9 @@ func (e *Engine) Counters(id netdef.UUID) (NetworkCounters, error) {
 			sum.FromGuests.Add(c.In)
 			sum.ToGuests.Add(c.Out)
 		}
+		from, to := plan.PortDroppers(p.name)
+		sum.FromGuests.AddDrops(e.dropped(from))
+		sum.ToGuests.AddDrops(e.dropped(to))
 	}
 	return sum, nil
 }

@@ -18,29 +18,34 @@ type Counters struct {
 type Traffic struct {
 	Bytes   uint64 `json:"bytes"`
 	Packets uint64 `json:"packets"`
-	// Drops counts packets that did not get further, by the kernel's reasons.
-	// Reasons that never occurred are left out.
-	Drops map[string]uint64 `json:"drops,omitempty"`
+	// Drops are packets that did not get further.
+	Drops Drops `json:"drops,omitempty"`
 }
 
-// Dropped is how many packets did not get further.
-func (t Traffic) Dropped() (sum uint64) {
-	for _, n := range t.Drops {
-		sum += n
+// Drops counts packets by the reason why they did not get further: the kernel's
+// reasons, and those of our rules. Reasons that never occurred are left out.
+type Drops map[string]uint64
+
+// Add counts other's drops too.
+func (d Drops) Add(other Drops) {
+	for reason, n := range other {
+		d[reason] += n
 	}
-	return sum
 }
 
 // Add counts other's traffic too.
 func (t *Traffic) Add(other Traffic) {
 	t.Bytes += other.Bytes
 	t.Packets += other.Packets
-	for reason, n := range other.Drops {
-		if t.Drops == nil {
-			t.Drops = map[string]uint64{}
-		}
-		t.Drops[reason] += n
+	t.AddDrops(other.Drops)
+}
+
+// AddDrops counts further drops.
+func (t *Traffic) AddDrops(d Drops) {
+	if t.Drops == nil && len(d) > 0 {
+		t.Drops = Drops{}
 	}
+	t.Drops.Add(d)
 }
 
 // The places of counters in struct rtnl_link_stats64 (linux/if_link.h), each 8
@@ -75,8 +80,8 @@ type dropReasons struct {
 	besides map[int]string // what total does not contain
 }
 
-func (d dropReasons) read(at func(int) uint64) map[string]uint64 {
-	drops := map[string]uint64{}
+func (d dropReasons) read(at func(int) uint64) Drops {
+	drops := Drops{}
 	note := func(reason string, n uint64) {
 		if n > 0 {
 			drops[reason] += n

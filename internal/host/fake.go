@@ -119,6 +119,9 @@ func (f *Fake) Counters(name string) (Counters, error) {
 	return Counters{}, nil
 }
 
+// Dropped implements Host: nothing was ever dropped.
+func (f *Fake) Dropped(...hoststate.Chain) (Drops, error) { return Drops{}, nil }
+
 // OpenTap implements Host.
 func (f *Fake) OpenTap(int, bool) (*os.File, string, error) {
 	return nil, "", errors.New("a host in memory has no taps to attach to")

@@ -39,6 +39,10 @@ type Host interface {
 	Ports(bridge string) []Link
 	// Counters reads from the kernel what went over the link.
 	Counters(link string) (Counters, error)
+	// Dropped reads from the kernel what the rules of the chains have dropped
+	// and counted since they were written, by their reasons. A chain that does
+	// not exist has dropped nothing.
+	Dropped(chains ...hoststate.Chain) (Drops, error)
 	// OpenTap makes a tap that lasts as long as somebody has the file open, and
 	// returns its name. Its MTU is in bytes; with vnetHeader its frames have
 	// virtio's headers.

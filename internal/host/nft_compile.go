@@ -161,6 +161,9 @@ const natSpecified = expr.NF_NAT_RANGE_PROTO_SPECIFIED
 // that nft lists the rule as it was written.
 func compileRule(family hoststate.Family, rule hoststate.Rule) ([]expr.Any, error) {
 	c := nftCompiler{family: family}
+	if _, reason := splitReason(rule); reason != "" {
+		rule = rule[:len(rule)-1] // the kernel keeps it beside the expressions
+	}
 	for _, e := range rule {
 		if err := c.expr(e); err != nil {
 			return nil, fmt.Errorf("rule %q: %w", rule, err)

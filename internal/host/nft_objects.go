@@ -144,6 +144,12 @@ func addRule(c hoststate.Chain, r hoststate.Rule) (nftMessage, error) {
 		return m, fmt.Errorf("rule %q: %w", r, err)
 	}
 	m.attrs.bytes(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, list)
+	if _, reason := splitReason(r); reason != "" {
+		if len(reason) > maxReason {
+			return m, fmt.Errorf("rule %q: its reason has more than %d characters", r, maxReason)
+		}
+		m.attrs.bytes(unix.NFTA_RULE_USERDATA, userdata.AppendString(nil, userdata.TypeComment, reason))
+	}
 	return m, nil
 }
 
@@ -319,7 +325,11 @@ func decodeRuleMessage(t hoststate.TableRef, b []byte) (chain string, rule hosts
 	if err != nil {
 		return chain, hoststate.Rule{foreignRule{err.Error()}}
 	}
-	return chain, decodeRule(t.Family, exprs)
+	rule = decodeRule(t.Family, exprs)
+	if reason := ruleComment(b); reason != "" {
+		rule = append(rule, hoststate.Because{Reason: reason})
+	}
+	return chain, rule
 }
 
 // decodeSet reads the body of a set message. A set that is none of ours comes

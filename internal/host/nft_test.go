@@ -157,6 +157,7 @@ func everything() hoststate.State {
 		chain(inetTable, "forward", &hoststate.Hook{Type: "filter", Hook: "forward", Drop: true},
 			hoststate.Rule{hoststate.VMap{Fields: byIn, Map: "in"}},
 			hoststate.Rule{hoststate.SYN{}, hoststate.ClampMSS{}},
+			hoststate.Rule{hoststate.Counter{}, hoststate.Reject{}, hoststate.Because{Reason: "a \u00fc reason"}},
 			hoststate.Rule{hoststate.VMap{Fields: byLinks, Map: "between"}}),
 		chain(inetTable, "input", &hoststate.Hook{Type: "filter", Hook: "input", Priority: -5},
 			append(rules(

@@ -123,8 +123,8 @@ func TestDecodeCounters(t *testing.T) {
 		binary.NativeEndian.PutUint64(b[8*i:], n)
 	}
 	want := Counters{
-		In:  Traffic{Bytes: 700, Packets: 10, Drops: map[string]uint64{"dropped": 2, "wrong checksum": 3, "other error": 2}},
-		Out: Traffic{Drops: map[string]uint64{"other error": 1}},
+		In:  Traffic{Bytes: 700, Packets: 10, Drops: Drops{"dropped": 2, "wrong checksum": 3, "other error": 2}},
+		Out: Traffic{Drops: Drops{"other error": 1}},
 	}
 	if diff := cmp.Diff(want, decodeCounters(b)); diff != "" {
 		t.Error(diff)

@@ -260,6 +260,13 @@ type Counter struct{}
 // Text implements Expr.
 func (Counter) Text() string { return "counter" }
 
+// Because ends a rule that counts what it drops with the reason for it, by which
+// the counter is found again.
+type Because struct{ Reason string }
+
+// Text implements Expr.
+func (b Because) Text() string { return fmt.Sprintf("comment %q", b.Reason) }
+
 // VerdictKind is what a Verdict decides.
 type VerdictKind string
 

@@ -36,7 +36,7 @@ const (
 	mapTo        = "forward_to"    // forwarded packets, by outgoing link
 	mapNAT       = "nat_from"      // first packets of forwarded connections, by incoming link
 	mapRedirect  = "redirect_from" // connections to the host, by incoming link
-	setServices  = "services"      // address and port of what is served to one network only
+	setServices  = "services"      // by address and port, what is served to one network only
 	setServices6 = "services6"     // the same in IPv6
 )
 
@@ -85,14 +85,13 @@ func baseFilter() []hoststate.Object {
 	}
 	for _, proto := range transports {
 		input = append(input,
-			rule(hoststate.L4Proto{Proto: proto}, hoststate.InSet{Fields: byService, Set: setServices}, verdict(hoststate.Drop)),
-			rule(hoststate.L4Proto{Proto: proto}, hoststate.InSet{Fields: byService6, Set: setServices6}, verdict(hoststate.Drop)))
+			rule(hoststate.L4Proto{Proto: proto}, hoststate.VMap{Fields: byService, Map: setServices}),
+			rule(hoststate.L4Proto{Proto: proto}, hoststate.VMap{Fields: byService6, Map: setServices6}))
 	}
 	return []hoststate.Object{
 		hoststate.Table{Ref: Filter},
 		verdictMap(mapInput, byIn), verdictMap(mapFrom, byIn), verdictMap(mapTo, byOut),
-		hoststate.Set{Table: Filter, Name: setServices, Fields: byService},
-		hoststate.Set{Table: Filter, Name: setServices6, Fields: byService6},
+		verdictMap(setServices, byService), verdictMap(setServices6, byService6),
 		baseChain("input", hoststate.Hook{Type: "filter", Hook: "input", Priority: filterPriority}, input...),
 		baseChain("forward", hoststate.Hook{Type: "filter", Hook: "forward", Priority: filterPriority},
 			rule(hoststate.VMap{Fields: byIn, Map: mapFrom}),
@@ -133,17 +132,10 @@ func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 		f.Shared.Add(p)
 	}
 	hang(f, mapInput, link, hoststate.Jump, filterChain("input_"+link, inputRules(n, facts)...))
-	for _, ip := range n.IPs {
-		for _, port := range dnsPorts(n, facts) {
-			f.Own.Add(service(ip, port))
-		}
-	}
-	for _, ip := range tftpIPs(n) {
-		f.Own.Add(service(ip, tftpPort))
-	}
+	addServiceGuard(f, n, facts)
 	if n.Forward.Mode != netdef.ModeOpen {
-		hang(f, mapFrom, link, hoststate.Jump, filterChain("from_"+link, leavingRules(n)...))
-		hang(f, mapTo, link, hoststate.Goto, filterChain("to_"+link, enteringRules(n)...))
+		hang(f, mapFrom, link, hoststate.Jump, leavingChain(link, leavingRules(n)...))
+		hang(f, mapTo, link, hoststate.Goto, enteringChain(link, enteringRules(n)...))
 	}
 	if n.Forward.Mode == netdef.ModeNAT {
 		f.Shared.Add(baseNAT()...)
@@ -155,13 +147,27 @@ func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 	}
 }
 
-// service closes a port at an address to all but the network's own guests.
-func service(ip netdef.IP, port uint16) hoststate.Element {
-	set := setServices
-	if ip.Address.Is6() {
-		set = setServices6
+// addServiceGuard closes the network's services to whoever was not accepted before.
+func addServiceGuard(f *Fragment, n *netdef.Network, facts Facts) {
+	closed := closedChain(n.Bridge.Name, dropped(dropClosed))
+	to := &hoststate.Verdict{Kind: hoststate.Goto, Chain: closed.Name}
+	service := func(ip netdef.IP, port uint16) {
+		set := setServices
+		if ip.Address.Is6() {
+			set = setServices6
+		}
+		f.Own.Add(closed, hoststate.Element{
+			Table: Filter, Set: set, Fields: []hoststate.Value{hoststate.Addr(ip.Address), hoststate.Port(port)}, Verdict: to,
+		})
 	}
-	return hoststate.Element{Table: Filter, Set: set, Fields: []hoststate.Value{hoststate.Addr(ip.Address), hoststate.Port(port)}}
+	for _, ip := range n.IPs {
+		for _, port := range dnsPorts(n, facts) {
+			service(ip, port)
+		}
+	}
+	for _, ip := range tftpIPs(n) {
+		service(ip, tftpPort)
+	}
 }
 
 // dnsPorts are the ports at the bridge's addresses that belong to the network's DNS.
@@ -224,7 +230,7 @@ func leavingRules(n *netdef.Network) []hoststate.Rule {
 			rules = append(rules, accepted(hoststate.Return, r...))
 		}
 	}
-	return append(rules, rule(hoststate.Reject{}))
+	return append(rules, refused(dropOut))
 }
 
 // translated reports whether guests of the subnet leave with the host's
@@ -253,7 +259,7 @@ func enteringRules(n *netdef.Network) []hoststate.Rule {
 			rules = append(rules, accepted(hoststate.Accept, r...))
 		}
 	}
-	return append(rules, rule(hoststate.Reject{}))
+	return append(rules, refused(dropIn))
 }
 
 // natRules give guests' connections the host's address. Multicast and

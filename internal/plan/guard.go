@@ -36,15 +36,14 @@ func baseGuard() []hoststate.Object {
 // addLoopGuard stands in for spanning tree on a bridge that has only guests on
 // it. Guests cannot speak spanning tree to the host, and a port through which
 // the bridge's own frames come back is blocked until they stop: what comes back
-// while it is blocked is looked at first, and keeps it so. It returns the chain
-// that every port has to pass.
-func addLoopGuard(f *Fragment, n *netdef.Network) *hoststate.Chain {
+// while it is blocked is looked at first, and keeps it so. It returns the rules
+// that the chain of every port begins with: a chain for each, so that what they
+// drop is counted by port.
+func addLoopGuard(f *Fragment, n *netdef.Network) []hoststate.Rule {
 	f.Shared.Add(baseGuard()...)
-	chain := hoststate.Chain{Table: Guard, Name: "guard_" + n.Bridge.Name, Rules: []hoststate.Rule{
-		rule(hoststate.EtherDest{MAC: bpdu}, verdict(hoststate.Drop)),
-		rule(hoststate.EtherSource{MAC: hoststate.MAC(n.MAC)}, hoststate.Update{Fields: byIn, Set: Looped.Name}, verdict(hoststate.Drop)),
-		rule(hoststate.InSet{Fields: byIn, Set: Looped.Name}, verdict(hoststate.Drop)),
-	}}
-	f.Own.Add(chain)
-	return &chain
+	return []hoststate.Rule{
+		dropped(dropSTP, hoststate.EtherDest{MAC: bpdu}),
+		dropped(dropLoop, hoststate.EtherSource{MAC: hoststate.MAC(n.MAC)}, hoststate.Update{Fields: byIn, Set: Looped.Name}),
+		dropped(dropLoop, hoststate.InSet{Fields: byIn, Set: Looped.Name}),
+	}
 }

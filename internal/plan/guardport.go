@@ -168,11 +168,6 @@ func (g guarded) gatewaysOf(is func(netip.Addr) bool) []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(g.gateways), func(a netip.Addr) bool { return !is(a) })
 }
 
-// dropped ends a rule that drops, and counts what it dropped.
-func dropped(matches ...hoststate.Expr) hoststate.Rule {
-	return append(matches, hoststate.Counter{}, verdict(hoststate.Drop))
-}
-
 func etherIs(number uint64) hoststate.Is {
 	return hoststate.Is{Field: hoststate.FieldProtocol, Number: number}
 }
@@ -193,7 +188,7 @@ func (g guarded) frameRules() []hoststate.Rule {
 		rules = append(rules, g.onlyRule())
 	}
 	if g.NoMACSpoof {
-		rules = append(rules, dropped(hoststate.EtherSource{MAC: hoststate.MAC(g.mac), Not: true}))
+		rules = append(rules, dropped(dropMAC, hoststate.EtherSource{MAC: hoststate.MAC(g.mac), Not: true}))
 	}
 	return rules
 }
@@ -204,7 +199,7 @@ func (g guarded) onlyRule() hoststate.Rule {
 	for _, t := range g.Only {
 		others = append(others, hoststate.Is{Field: hoststate.FieldProtocol, Number: etherTypes[t], Not: true})
 	}
-	return dropped(others...)
+	return dropped(dropProtocol, others...)
 }
 
 // rules4 drop what a guest must not offer to others by IPv4, accept what comes
@@ -213,17 +208,17 @@ func (g guarded) rules4() []hoststate.Rule {
 	var rules []hoststate.Rule
 	if g.NoMACSpoof {
 		// Who speaks of another's lease could end it.
-		rules = append(rules, dropped(etherIs(etherIPv4), hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.DPort{First: dhcp4Port},
+		rules = append(rules, dropped(dropMAC, etherIs(etherIPv4), hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.DPort{First: dhcp4Port},
 			hoststate.Is{Field: hoststate.FieldDHCPClient, Number: hoststate.MAC(g.mac).Number(), Not: true}))
 	}
 	if g.NoDHCPServer {
-		rules = append(rules, dropped(udpFrom(etherIPv4, dhcp4Port)...))
+		rules = append(rules, dropped(dropServer, udpFrom(etherIPv4, dhcp4Port)...))
 	}
 	if !g.NoIPSpoof {
 		return rules
 	}
 	for _, a := range g.gatewaysOf(netip.Addr.Is4) {
-		rules = append(rules, dropped(hoststate.Source{Prefix: single(a)}))
+		rules = append(rules, dropped(dropAddress, hoststate.Source{Prefix: single(a)}))
 	}
 	rules = append(rules, rule(hoststate.InSet{Fields: bySource4, Set: setUses4}, verdict(hoststate.Accept)))
 	for _, p := range g.prefixesOf(netip.Addr.Is4) {
@@ -233,7 +228,7 @@ func (g guarded) rules4() []hoststate.Rule {
 		rules = append(rules, rule(hoststate.Source{Prefix: unspecified4}, hoststate.L4Proto{Proto: hoststate.UDP},
 			hoststate.DPort{First: dhcp4Port}, verdict(hoststate.Accept)))
 	}
-	return append(rules, dropped(etherIs(etherIPv4)))
+	return append(rules, dropped(dropAddress, etherIs(etherIPv4)))
 }
 
 // rulesARP do the same for what ARP says of the sender. A guest that asks
@@ -243,18 +238,18 @@ func (g guarded) rulesARP() []hoststate.Rule {
 		return nil
 	}
 	rules := []hoststate.Rule{
-		dropped(etherIs(etherARP), hoststate.Is{Field: hoststate.FieldARPFormat, Number: arpFormat, Not: true}),
-		dropped(hoststate.Is{Field: hoststate.FieldARPSenderMAC, Number: hoststate.MAC(g.mac).Number(), Not: true}),
+		dropped(dropARP, etherIs(etherARP), hoststate.Is{Field: hoststate.FieldARPFormat, Number: arpFormat, Not: true}),
+		dropped(dropARP, hoststate.Is{Field: hoststate.FieldARPSenderMAC, Number: hoststate.MAC(g.mac).Number(), Not: true}),
 	}
 	for _, a := range g.gatewaysOf(netip.Addr.Is4) {
-		rules = append(rules, dropped(hoststate.Within{Field: hoststate.FieldARPSender, Prefix: single(a)}))
+		rules = append(rules, dropped(dropARP, hoststate.Within{Field: hoststate.FieldARPSender, Prefix: single(a)}))
 	}
 	rules = append(rules, rule(hoststate.InSet{Fields: byARPSender, Set: setUses4}, verdict(hoststate.Accept)),
 		rule(hoststate.Within{Field: hoststate.FieldARPSender, Prefix: unspecified4}, verdict(hoststate.Accept)))
 	for _, p := range g.prefixesOf(netip.Addr.Is4) {
 		rules = append(rules, rule(hoststate.Within{Field: hoststate.FieldARPSender, Prefix: p}, verdict(hoststate.Accept)))
 	}
-	return append(rules, dropped(etherIs(etherARP)))
+	return append(rules, dropped(dropARP, etherIs(etherARP)))
 }
 
 // rulesND drop neighbour discovery that speaks of other addresses than the
@@ -280,23 +275,23 @@ func (g guarded) rulesND() []hoststate.Rule {
 			about = append(about, hoststate.Source{Prefix: unspecified6, Not: true})
 		}
 		about = slices.Clip(about)
-		rules = append(rules, dropped(append(about, hoststate.Is{Field: m.optionAt, Number: m.option, Not: true})...),
-			dropped(append(about, hoststate.Is{Field: m.linkAddrAt, Number: number, Not: true})...))
+		rules = append(rules, dropped(dropND, append(about, hoststate.Is{Field: m.optionAt, Number: m.option, Not: true})...),
+			dropped(dropND, append(about, hoststate.Is{Field: m.linkAddrAt, Number: number, Not: true})...))
 	}
 	for _, a := range g.gatewaysOf(netip.Addr.Is6) {
-		rules = append(rules, dropped(icmp6(neighbourAdvert, hoststate.Within{Field: hoststate.FieldNDTarget, Prefix: single(a)})...))
+		rules = append(rules, dropped(dropND, icmp6(neighbourAdvert, hoststate.Within{Field: hoststate.FieldNDTarget, Prefix: single(a)})...))
 	}
 	other := icmp6(neighbourAdvert, hoststate.Within{Field: hoststate.FieldNDTarget, Prefix: linkLocals, Not: true})
 	for _, p := range g.prefixesOf(netip.Addr.Is6) {
 		other = append(other, hoststate.Within{Field: hoststate.FieldNDTarget, Prefix: p, Not: true})
 	}
-	rules = append(rules, dropped(append(other, hoststate.InSet{Fields: byNDTarget, Set: setUses6, Not: true})...))
+	rules = append(rules, dropped(dropND, append(other, hoststate.InSet{Fields: byNDTarget, Set: setUses6, Not: true})...))
 	if !g.NoIPSpoof {
 		other := icmp6(neighbourSolicitation)
 		for _, p := range append([]netip.Prefix{unspecified6, linkLocals}, g.prefixesOf(netip.Addr.Is6)...) {
 			other = append(other, hoststate.Source{Prefix: p, Not: true})
 		}
-		rules = append(rules, dropped(append(other, hoststate.InSet{Fields: bySource6, Set: setUses6, Not: true})...))
+		rules = append(rules, dropped(dropND, append(other, hoststate.InSet{Fields: bySource6, Set: setUses6, Not: true})...))
 	}
 	return rules
 }
@@ -306,27 +301,27 @@ func (g guarded) rulesND() []hoststate.Rule {
 func (g guarded) rules6() []hoststate.Rule {
 	var rules []hoststate.Rule
 	if g.NoDHCPServer {
-		rules = append(rules, dropped(udpFrom(etherIPv6, dhcp6Port)...))
+		rules = append(rules, dropped(dropServer, udpFrom(etherIPv6, dhcp6Port)...))
 	}
 	if g.NoRA {
-		rules = append(rules, dropped(icmp6(routerAdvertisement)...))
+		rules = append(rules, dropped(dropRouter, icmp6(routerAdvertisement)...))
 	}
 	if g.NoRA || g.NoARPSpoof {
-		rules = append(rules, dropped(icmp6(redirect)...))
+		rules = append(rules, dropped(dropRouter, icmp6(redirect)...))
 	}
 	rules = append(rules, g.rulesND()...)
 	if !g.NoIPSpoof {
 		return rules
 	}
 	for _, a := range g.gatewaysOf(netip.Addr.Is6) {
-		rules = append(rules, dropped(hoststate.Source{Prefix: single(a)}))
+		rules = append(rules, dropped(dropAddress, hoststate.Source{Prefix: single(a)}))
 	}
 	rules = append(rules, rule(hoststate.InSet{Fields: bySource6, Set: setUses6}, verdict(hoststate.Accept)),
 		rule(hoststate.Source{Prefix: unspecified6}, hoststate.L4Proto{Proto: hoststate.ICMPv6}, verdict(hoststate.Accept)))
 	for _, p := range append([]netip.Prefix{linkLocals}, g.prefixesOf(netip.Addr.Is6)...) {
 		rules = append(rules, rule(hoststate.Source{Prefix: p}, verdict(hoststate.Accept)))
 	}
-	return append(rules, dropped(etherIs(etherIPv6)))
+	return append(rules, dropped(dropAddress, etherIs(etherIPv6)))
 }
 
 // rules are those of all protocols but ARP, the most frequent one first.
@@ -334,7 +329,7 @@ func (g guarded) rules() []hoststate.Rule {
 	rules := append(g.frameRules(), g.rules4()...)
 	if g.NoIPSpoof || g.NoARPSpoof {
 		// The kernel looks behind one VLAN tag. Behind two, addresses would go unseen.
-		rules = append(rules, dropped(etherIs(etherVLAN)), dropped(etherIs(etherQinQ)))
+		rules = append(rules, dropped(dropTags, etherIs(etherVLAN)), dropped(dropTags, etherIs(etherQinQ)))
 	}
 	return append(rules, g.rules6()...)
 }
@@ -343,13 +338,13 @@ func (g guarded) rules() []hoststate.Rule {
 // may send does not depend on how many guests there are. On a bridge that is
 // guarded against loops the port's chain begins with that, and the others have
 // only that. loop is nil if the bridge is not.
-func addPortGuards(f *Fragment, n *netdef.Network, ports []Port, loop *hoststate.Chain) {
+func addPortGuards(f *Fragment, n *netdef.Network, ports []Port, loop []hoststate.Rule) {
 	guards := GuardsOf(n)
 	for _, p := range ports {
 		guard := guards.Of(p.Def.MAC, p.Guard)
 		switch {
 		case guard == nil && loop != nil:
-			hang(f, mapPorts, p.Link, hoststate.Goto, *loop)
+			hang(f, mapPorts, p.Link, hoststate.Goto, portChain(p.Link, loop))
 		case guard == nil:
 		case guard.Routed:
 			addRoutedGuard(f, newGuarded(n, p, guard))
@@ -359,26 +354,21 @@ func addPortGuards(f *Fragment, n *netdef.Network, ports []Port, loop *hoststate
 	}
 }
 
-func addBridgedGuard(f *Fragment, g guarded, loop *hoststate.Chain) {
+func addBridgedGuard(f *Fragment, g guarded, loop []hoststate.Rule) {
 	f.Shared.Add(baseGuard()...)
 	f.Shared.Add(usesSets(Guard)...)
-	var rules []hoststate.Rule
-	if loop != nil {
-		rules = append(rules, rule(hoststate.Verdict{Kind: hoststate.Jump, Chain: loop.Name}))
-	}
-	rules = slices.Concat(rules, g.rules(), g.rulesARP())
-	hang(f, mapPorts, g.link, hoststate.Goto, hoststate.Chain{Table: Guard, Name: "port_" + g.link, Rules: rules})
+	hang(f, mapPorts, g.link, hoststate.Goto, portChain(g.link, slices.Concat(loop, g.rules(), g.rulesARP())))
 	if len(g.Only) > 0 {
 		f.Shared.Add(baseGuardTo()...)
-		hang(f, mapToPorts, g.link, hoststate.Goto, hoststate.Chain{Table: Guard, Name: "to_" + g.link, Rules: []hoststate.Rule{g.onlyRule()}})
+		hang(f, mapToPorts, g.link, hoststate.Goto, portChainTo(g.link, []hoststate.Rule{g.onlyRule()}))
 	}
 	g.addUses(f, Guard)
 }
 
 func addRoutedGuard(f *Fragment, g guarded) {
 	f.Shared.Add(baseRouted()...)
-	hang(f, mapGuarded, g.link, hoststate.Goto, filterChain("guest_"+g.link, append(g.rules(), rule(verdict(hoststate.Accept)))...))
-	hang(f, mapGuarded, g.link, hoststate.Goto, hoststate.Chain{Table: GuardARP, Name: "guest_" + g.link, Rules: g.rulesARP()})
+	hang(f, mapGuarded, g.link, hoststate.Goto, routedChain(Filter, g.link, append(g.rules(), rule(verdict(hoststate.Accept)))))
+	hang(f, mapGuarded, g.link, hoststate.Goto, routedChain(GuardARP, g.link, g.rulesARP()))
 	g.addUses(f, Filter)
 	g.addUses(f, GuardARP)
 	for _, a := range g.addrs {
@@ -432,8 +422,8 @@ func baseRouted() []hoststate.Object {
 		hoststate.Set{Table: Filter, Name: setBehind6, Fields: []hoststate.Field{hoststate.FieldSAddr6}},
 		baseChain("unrouted", raw,
 			rule(hoststate.VMap{Fields: byIn, Map: mapGuarded}),
-			dropped(hoststate.InSet{Fields: []hoststate.Field{hoststate.FieldSAddr4}, Set: setBehind4}),
-			dropped(hoststate.InSet{Fields: []hoststate.Field{hoststate.FieldSAddr6}, Set: setBehind6})),
+			dropped(dropAddress, hoststate.InSet{Fields: []hoststate.Field{hoststate.FieldSAddr4}, Set: setBehind4}),
+			dropped(dropAddress, hoststate.InSet{Fields: []hoststate.Field{hoststate.FieldSAddr6}, Set: setBehind6})),
 		hoststate.Chain{Table: GuardARP, Name: "received", Hook: &arp, Rules: []hoststate.Rule{rule(hoststate.VMap{Fields: byIn, Map: mapGuarded})}},
 	}, usesSets(Filter), usesSets(GuardARP))
 }

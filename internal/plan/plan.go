@@ -164,7 +164,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
 	}
 	addFirewall(&f, n, facts)
-	var loop *hoststate.Chain
+	var loop []hoststate.Rule
 	if !stp && !n.Bridge.STPOff {
 		loop = addLoopGuard(&f, n)
 	}

@@ -1,0 +1,80 @@
+package host
+
+import (
+	"errors"
+
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+
+	"viaduct/internal/hoststate"
+)
+
+// maxReason is the longest comment that nft can list, in bytes.
+const maxReason = 127
+
+// splitReason parts the reason at the end of a rule, if there is one, from the rest.
+func splitReason(r hoststate.Rule) (hoststate.Rule, string) {
+	if len(r) > 0 {
+		if b, ok := r[len(r)-1].(hoststate.Because); ok {
+			return r[:len(r)-1], b.Reason
+		}
+	}
+	return r, ""
+}
+
+// ruleComment reads the comment in the body of a rule message: the kernel keeps
+// what programs want to remember of a rule as type, length and value.
+func ruleComment(b []byte) string {
+	for data := attrIn(b, unix.NFTA_RULE_USERDATA); len(data) >= 2; {
+		size := int(data[1])
+		if len(data) < 2+size {
+			break
+		}
+		if userdata.Type(data[0]) == userdata.TypeComment {
+			return cString(data[2 : 2+size])
+		}
+		data = data[2+size:]
+	}
+	return ""
+}
+
+// Dropped implements Host. Like collected it has a socket of its own.
+func (h *kernelHost) Dropped(chains ...hoststate.Chain) (Drops, error) {
+	s, err := openNFTSocket(nil)
+	if err != nil {
+		return nil, err
+	}
+	sum := Drops{}
+	for _, c := range chains {
+		var drops Drops
+		err := s.dump(named(unix.NFT_MSG_GETRULE, c.Table, unix.NFTA_RULE_CHAIN, c.Name), func(_ uint8, b []byte) {
+			if b == nil {
+				drops = Drops{}
+			} else if strIn(b, unix.NFTA_RULE_CHAIN) == c.Name {
+				drops.Add(ruleDrops(c.Table, b))
+			}
+		})
+		if err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+		sum.Add(drops)
+	}
+	return sum, s.close()
+}
+
+// ruleDrops reads what the rule in the body of a message has counted.
+func ruleDrops(t hoststate.TableRef, b []byte) Drops {
+	reason := ruleComment(b)
+	exprs, err := decodeExprs(nftFamilies[t.Family], attrIn(b, unix.NFTA_RULE_EXPRESSIONS))
+	if reason == "" || err != nil {
+		return nil
+	}
+	drops := Drops{}
+	for _, e := range exprs {
+		if c, ok := e.(*expr.Counter); ok && c.Packets > 0 {
+			drops[reason] += c.Packets
+		}
+	}
+	return drops
+}
