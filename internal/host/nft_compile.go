@@ -339,7 +339,7 @@ func (c *nftCompiler) matchPrefix(v4, v6 hoststate.Field, p netip.Prefix, not bo
 	}
 	addr, bits := p.Masked().Addr().AsSlice(), p.Bits()
 	switch {
-	case bits == 0 || bits%8 != 0:
+	case bits == 0 || bits%8 != 0 || !isPartOf(field, bits/8):
 		mask := make([]byte, len(addr))
 		for i := range bits {
 			mask[i/8] |= 0x80 >> (i % 8)
@@ -368,6 +368,15 @@ func (c *nftCompiler) matchNumber(e hoststate.Is) error {
 		}
 	}
 	return c.match(e.Field, value[8-size:], e.Not)
+}
+
+// isPartOf reports whether the first bytes of an address are told from other
+// fields by their place: 6 of an IPv6 source are also where ARP has a MAC.
+func isPartOf(f hoststate.Field, size int) bool {
+	l := nftLoads[f]
+	l.size = uint32(size)
+	is, ok := fieldOf(l)
+	return ok && is == f
 }
 
 func (c *nftCompiler) matchPort(e hoststate.DPort) error {
