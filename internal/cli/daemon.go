@@ -14,6 +14,7 @@ import (
 	"viaduct/internal/httpapi"
 	"viaduct/internal/libvirtrpc"
 	"viaduct/internal/libvirtrpc/dispatch"
+	"viaduct/internal/libvirtrpc/nwfilter"
 	"viaduct/internal/libvirtrpc/polkit"
 )
 
@@ -99,17 +100,22 @@ func libvirtDoors(c *call, log *slog.Logger) []daemon.Door {
 		dir = "/run/libvirt"
 	}
 	access := dispatch.Access{Group: c.text("socket-group"), Polkit: polkit.Authority{}, PerObject: c.text("libvirt-access") == accessObject}
-	door := func(name, socket string, readOnly bool) daemon.Door {
+	networks := func(e *engine.Engine) dispatch.Driver { return libvirtrpc.Driver(e) }
+	filters := func(e *engine.Engine) dispatch.Driver { return nwfilter.Driver(e) }
+	door := func(name, socket string, driver func(*engine.Engine) dispatch.Driver, readOnly bool) daemon.Door {
 		return daemon.Door{
 			Name: name,
 			// Everybody may come in; who may stay is seen then, as at libvirt's own.
 			Sockets: []daemon.Socket{{Path: filepath.Join(dir, socket), Mode: 0o666, Passed: passed}},
 			Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
-				return (&dispatch.Server{Driver: libvirtrpc.Driver(e), ReadOnly: readOnly, Access: access, Log: log}).Serve(ctx, l)
+				return (&dispatch.Server{Driver: driver(e), ReadOnly: readOnly, Access: access, Log: log}).Serve(ctx, l)
 			},
 		}
 	}
-	return []daemon.Door{door("libvirt", "virtnetworkd-sock", false), door("libvirt, read-only", "virtnetworkd-sock-ro", true)}
+	return []daemon.Door{
+		door("libvirt", "virtnetworkd-sock", networks, false), door("libvirt, read-only", "virtnetworkd-sock-ro", networks, true),
+		door("libvirt, filters", "virtnwfilterd-sock", filters, false), door("libvirt, filters, read-only", "virtnwfilterd-sock-ro", filters, true),
+	}
 }
 
 // logger writes to the standard error. Under systemd the journal knows the

@@ -24,6 +24,7 @@ const together = 16
 func (e *Engine) Run(ctx context.Context) error {
 	ctx, e.stop = context.WithCancel(ctx)
 	e.recallSysctls()
+	e.recallFilters()
 	// What is active counts more than what is defined: a definition that was
 	// edited meanwhile and does not fit to it any more is left aside.
 	active, inactive, understood := e.recall()

@@ -84,11 +84,12 @@ type Engine struct {
 	// network. It is guarded by mu.
 	awaited map[netdef.UUID]*awaiting
 
-	events   broadcaster
-	healing  healer
-	learning learner
-	tasks    sync.WaitGroup
-	stop     context.CancelFunc
+	events    broadcaster
+	healing   healer
+	learning  learner
+	filtering filtering
+	tasks     sync.WaitGroup
+	stop      context.CancelFunc
 }
 
 type sharedObject struct {

@@ -112,7 +112,7 @@ func (e *Engine) relearn(id netdef.UUID) {
 // that its guests may use is no longer theirs. It needs n.busy.
 func (e *Engine) awaitExpiry(n *network) {
 	e.mu.Lock()
-	live, known := n.live, n.ports
+	live, known := n.live, e.filtering.bound(n.ports)
 	e.mu.Unlock()
 	h := &e.learning
 	h.mu.Lock()
@@ -160,7 +160,7 @@ func (e *Engine) concerned(l netdef.Lease) bool {
 	}
 	ended := l.Expired(time.Now())
 	guards := plan.GuardsOf(n.live)
-	for _, p := range n.ports {
+	for _, p := range e.filtering.bound(n.ports) {
 		if p.def.MAC != l.MAC || p.name == "" {
 			continue
 		}

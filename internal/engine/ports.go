@@ -20,7 +20,7 @@ var guestKinds = map[string]bool{"tun": true, "veth": true, "macvtap": true}
 // One that is in a foreign bridge now is not taken out of it.
 func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Facts {
 	e.mu.Lock()
-	known := n.ports
+	known := e.filtering.bound(n.ports)
 	definitions := n.definitions()
 	learning := slices.ContainsFunc(definitions[:], func(d *netdef.Network) bool { return learns(d, known) })
 	e.mu.Unlock()
@@ -245,6 +245,11 @@ func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) 
 		}
 		// libvirt takes such a guest, and so do we.
 		e.Log.Warn("a port asks for a port group that its network does not have", "network", n.name, "port", p.def.UUID, "group", p.def.Group)
+	}
+	if p.guard != nil {
+		if err := plan.CheckGuard(n.live, p.guard); err != nil {
+			return port{}, err
+		}
 	}
 	p.complete()
 	if slices.ContainsFunc(known, func(k port) bool { return k.declared && k.def.UUID == p.def.UUID }) {

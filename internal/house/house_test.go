@@ -20,6 +20,7 @@ var floors = [][]string{
 	{"viaduct/cmd/viaduct"},
 	{"viaduct/internal/cli"},
 	{"viaduct/internal/libvirtrpc", "viaduct/internal/xenvif", "viaduct/internal/httpapi", "viaduct/internal/bridgehelper"},
+	{"viaduct/internal/libvirtrpc/nwfilter"},
 	{"viaduct/internal/xenvif/xenstore", "viaduct/internal/xenvif/vifspec", "viaduct/internal/libvirtrpc/dispatch"},
 	{"viaduct/internal/libvirtrpc/wire", "viaduct/internal/libvirtrpc/polkit"},
 	{"viaduct/internal/libvirtrpc/xdr"},

@@ -28,6 +28,7 @@ const (
 	ErrInvalidMAC           Code = 44
 	ErrAuthFailed           Code = 45
 	ErrOperationInvalid     Code = 55
+	ErrNoNWFilter           Code = 62
 	ErrConfigUnsupported    Code = 67
 	ErrHookScriptFailed     Code = 70
 	ErrArgumentUnsupported  Code = 74
@@ -37,6 +38,7 @@ const (
 	ErrAccessDenied         Code = 88
 	ErrXMLInvalidSchema     Code = 92
 	ErrAuthUnavailable      Code = 94
+	ErrNoNWFilterBinding    Code = 101
 	ErrInvalidNetworkPort   Code = 105
 	ErrNetworkPortExist     Code = 106
 	ErrNoNetworkPort        Code = 107
@@ -62,6 +64,8 @@ var codePrefix = map[Code]string{
 	ErrAuthUnavailable:      "authentication unavailable: ",
 	ErrAccessDenied:         "access denied: ",
 	ErrOperationInvalid:     "Requested operation is not valid: ",
+	ErrNoNWFilter:           "Network filter not found: ",
+	ErrNoNWFilterBinding:    "Network filter binding not found: ",
 	ErrConfigUnsupported:    "unsupported configuration: ",
 	ErrHookScriptFailed:     "Hook script execution failed: ",
 	ErrOverflow:             "numerical overflow: ",

@@ -49,6 +49,29 @@ func Check(n *netdef.Network) error {
 			return netdef.Errorf(netdef.ErrConfigUnsupported, "%s in network '%s' cannot be applied by this version of viaduct", u.element, n.Name)
 		}
 	}
+	s, err := n.Settings()
+	if err != nil || s.Guard == nil {
+		return err
+	}
+	return CheckGuard(n, s.Guard)
+}
+
+// CheckGuard refuses a guard that cannot be put into effect on the ports of a
+// network: frames of a macvtap pass no bridge, and addresses that nobody knows
+// cannot be told from others.
+func CheckGuard(n *netdef.Network, g *netdef.Guard) error {
+	checks := g.NoMACSpoof || g.NoIPSpoof || g.NoARPSpoof || g.NoDHCPServer || g.NoRA || len(g.Only) > 0
+	settings, err := n.Settings()
+	switch {
+	case err != nil:
+		return err
+	case !checks || settings.Routed:
+		return nil
+	case !n.Forward.Mode.OwnsBridge() && n.Bridge.Name == "":
+		return netdef.Errorf(netdef.ErrConfigUnsupported, "ports of network '%s' cannot be guarded: they are in no bridge", n.Name)
+	case (g.NoIPSpoof || g.NoARPSpoof) && g.Learn && len(n.IPs) == 0:
+		return netdef.Errorf(netdef.ErrConfigUnsupported, "network '%s' has no addresses of which guests could be given some, so a guard has to name the guest's", n.Name)
+	}
 	return nil
 }
 

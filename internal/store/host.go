@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"slices"
 )
 
 // hostFormat is the version of host.json.
@@ -26,6 +27,8 @@ type HostState struct {
 	Sysctls map[string]SysctlRecord `json:"sysctls,omitempty"`
 	// Autostarted is whether the networks that start with the host were started.
 	Autostarted bool `json:"autostarted,omitempty"`
+	// FilterBindings are the XML of the links that are bound to a packet filter.
+	FilterBindings []string `json:"filterBindings,omitempty"`
 }
 
 // SysctlRecord says what a setting was before it was Set, so that it can be
@@ -36,7 +39,7 @@ type SysctlRecord struct {
 }
 
 func (h HostState) clone() HostState {
-	h.Sysctls = maps.Clone(h.Sysctls)
+	h.Sysctls, h.FilterBindings = maps.Clone(h.Sysctls), slices.Clone(h.FilterBindings)
 	if h.Sysctls == nil {
 		h.Sysctls = map[string]SysctlRecord{}
 	}
