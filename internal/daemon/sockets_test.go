@@ -114,3 +114,22 @@ func TestInheritedSockets(t *testing.T) {
 	dial(t, ours, true)
 	dial(t, other, false)
 }
+
+// A socket that only the service manager opens is left alone where it does not.
+func TestSocketIsServedOnlyIfPassed(t *testing.T) {
+	dir := t.TempDir()
+	doors := []Door{{Sockets: []Socket{{Path: filepath.Join(dir, "a"), Passed: true}, {Path: filepath.Join(dir, "b"), Passed: true}}}}
+	passed, err := net.Listen("unix", filepath.Join(dir, "b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := open(doors, map[string]net.Listener{passed.Addr().String(): passed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	if len(l.open) != 1 || l.open[0].Listener != passed {
+		t.Errorf("%d sockets are served, want the one that was passed", len(l.open))
+	}
+	dial(t, filepath.Join(dir, "a"), false)
+}

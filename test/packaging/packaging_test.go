@@ -38,7 +38,8 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"bin/viaduct", "lib/systemd/system/viaduct.service", "lib/systemd/system/viaduct.socket", "lib/sysusers.d/viaduct.conf",
+		"bin/viaduct", "lib/systemd/system/viaduct.service", "lib/systemd/system/viaduct.socket",
+		"lib/systemd/system/virtnetworkd.socket", "lib/systemd/system/virtnetworkd-ro.socket", "lib/sysusers.d/viaduct.conf",
 		"share/bash-completion/completions/viaduct", "share/zsh/site-functions/_viaduct", "share/fish/vendor_completions.d/viaduct.fish",
 		"share/man/man1/viaduct.1", "share/man/man1/viaduct-net-list.1", "share/man/man1/viaduct-daemon.1",
 	} {
@@ -56,7 +57,11 @@ func TestInstall(t *testing.T) {
 			}
 			t.Skip(err)
 		}
-		if out := run(t, "systemd-analyze", "verify", "--man=no", filepath.Join(units, "viaduct.service"), filepath.Join(units, "viaduct.socket")); out != "" {
+		verify := []string{"verify", "--man=no"}
+		for _, unit := range []string{"viaduct.service", "viaduct.socket", "virtnetworkd.socket", "virtnetworkd-ro.socket"} {
+			verify = append(verify, filepath.Join(units, unit))
+		}
+		if out := run(t, "systemd-analyze", verify...); out != "" {
 			t.Errorf("systemd finds fault:\n%s", out)
 		}
 	})
@@ -71,5 +76,19 @@ func TestInstall(t *testing.T) {
 	const path = "/run/viaduct/viaduct.sock"
 	if !strings.Contains(string(socket), "ListenStream="+path+"\n") || !strings.Contains(help, path) {
 		t.Errorf("unit and program disagree on %s:\n%s\n%s", path, socket, help)
+	}
+
+	// So are those for libvirt's clients.
+	for _, name := range []string{"virtnetworkd", "virtnetworkd-ro"} {
+		unit, err := os.ReadFile(filepath.Join(units, name+".socket"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket := "/virtnetworkd-sock" + strings.TrimPrefix(name, "virtnetworkd")
+		for _, line := range []string{"ListenStream=%t/libvirt" + socket, "SocketMode=0666", "Service=viaduct.service", "Conflicts=virtnetworkd.service"} {
+			if !slices.Contains(strings.Split(string(unit), "\n"), line) {
+				t.Errorf("%s.socket has no line %s:\n%s", name, line, unit)
+			}
+		}
 	}
 }
