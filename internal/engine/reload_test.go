@@ -84,7 +84,7 @@ func TestReloadOfWhatCannotBeApplied(t *testing.T) {
 	r.must(r.Start(t.Context(), i.UUID))
 	before, err := r.XML(i.UUID, false)
 	r.must(err)
-	r.edit("a", "<ip ", "<bandwidth><inbound average='1'/></bandwidth><ip ")
+	r.edit("a", "<bridge ", "<bridge zone='trusted' ")
 	r.reloads("added [] changed [] removed [] failed 1")
 	if after, err := r.XML(i.UUID, false); err != nil || after != before {
 		t.Errorf("%v: now it is\n%s", err, after)

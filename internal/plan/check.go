@@ -18,9 +18,6 @@ var unapplied = []struct {
 	{"<vlan>", func(n *netdef.Network) bool {
 		return n.VLAN != nil || anyGroup(n, func(g netdef.PortGroup) bool { return g.VLAN != nil })
 	}},
-	{"<bandwidth>", func(n *netdef.Network) bool {
-		return n.Bandwidth != nil || anyGroup(n, func(g netdef.PortGroup) bool { return g.Bandwidth != nil })
-	}},
 	{"<port isolated='yes'>", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes }},
 	{"<dnsmasq:options>", func(n *netdef.Network) bool { return len(n.DnsmasqOptions) > 0 }},
 }
@@ -31,7 +28,6 @@ var unappliedToPorts = []struct {
 	element string
 	given   func(p *netdef.Port) bool
 }{
-	{"<bandwidth>", func(p *netdef.Port) bool { return p.Bandwidth != nil }},
 	{"<vlan>", func(p *netdef.Port) bool { return p.VLAN != nil }},
 	{"<port isolated='yes'>", func(p *netdef.Port) bool { return p.Isolated == netdef.Yes }},
 	{"<virtualport>", func(p *netdef.Port) bool { return p.VirtualPort != nil }},

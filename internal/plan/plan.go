@@ -169,6 +169,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		loop = addLoopGuard(&f, n)
 	}
 	addPortGuards(&f, n, facts.Ports, loop)
+	addLimits(&f, n, facts.Ports)
 	addServices(&f, n, facts)
 	return f, nil
 }

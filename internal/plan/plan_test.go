@@ -52,6 +52,17 @@ var networks = []struct {
 			NoMACSpoof: true, NoIPSpoof: true, NoARPSpoof: true, Routed: true,
 			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.122.7/32"), netip.MustParsePrefix("fd00::7/128")},
 		}}}}},
+	{name: "nat-limits", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
+		<bandwidth><inbound average='1000' peak='5000' burst='5120'/><outbound average='128'/></bandwidth>
+		<ip address='192.168.122.1' prefix='24'/></network>`,
+		facts: Facts{Ports: []Port{
+			{Link: "vif5.0", Guest: true, Plugged: true, Def: netdef.Port{MAC: netdef.MAC{0, 0x16, 0x3e, 1, 2, 3}, Bandwidth: &netdef.Bandwidth{
+				Inbound: &netdef.Rate{Average: 200, Floor: 100}, Outbound: &netdef.Rate{Average: 300, Peak: 400}, ClassID: 4,
+			}}},
+			{Link: "vnet0", Guest: true, Def: netdef.Port{MAC: netdef.MAC{0x52, 0x54, 0, 1, 2, 3}, Bandwidth: &netdef.Bandwidth{
+				Inbound: &netdef.Rate{Average: 7, Floor: 50}, ClassID: 3,
+			}}},
+		}}},
 	{name: "nat-real-stp", xml: head + `<forward mode='nat'/><bridge name='virbr0' delay='4'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`},
 	{name: "nat-wire", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
@@ -194,9 +205,8 @@ func TestBaseChainsDoNotGrow(t *testing.T) {
 func TestCheckNamesTheElement(t *testing.T) {
 	for _, c := range []struct{ element, xml string }{
 		{"<bridge macTableManager='libvirt'>", `<network><name>n</name><bridge name='b' macTableManager='libvirt'/></network>`},
-		{"<bandwidth>", `<network><name>n</name><bandwidth><inbound average='10'/></bandwidth></network>`},
 		{"<port isolated='yes'>", `<network><name>n</name><port isolated='yes'/></network>`},
-		{"<bandwidth>", `<network><name>n</name><portgroup name='p'><bandwidth><inbound average='1'/></bandwidth></portgroup></network>`},
+		{"<vlan>", `<network><name>n</name><portgroup name='p'><vlan><tag id='7'/></vlan></portgroup></network>`},
 		{"<dnsmasq:options>", `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><dnsmasq:options><dnsmasq:option value='foo'/></dnsmasq:options></network>`},
 	} {
 		err := Check(parse(t, c.xml))

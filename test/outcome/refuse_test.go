@@ -118,7 +118,6 @@ var unappliedDefinitions = []struct{ xml, element string }{
 	{network("<bridge name='virbr50' zone='trusted'/>"), "<bridge zone=>"},
 	{network("<bridge name='virbr50' macTableManager='libvirt'/>"), "<bridge macTableManager='libvirt'>"},
 	{network(someBridge + "<vlan><tag id='4'/></vlan>"), "<vlan>"},
-	{network(someBridge + "<bandwidth><inbound average='10'/></bandwidth>"), "<bandwidth>"},
 	{network(someBridge + "<port isolated='yes'/>"), "<port isolated='yes'>"},
 	{network(someBridge + "<virtualport type='openvswitch'/>"), "<virtualport>"},
 	{network(someBridge + "<portgroup name='p'/>"), "<portgroup>"},
