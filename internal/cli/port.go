@@ -43,6 +43,19 @@ var portVerbs = []verb{
 		long: "Of a port whose guest is not known the link stands for the guest.",
 	},
 	{
+		name: "port-bandwidth", group: groupPorts, run: portBandwidth,
+		short: "limit a port while its guest runs", operands: onePort(ownPort),
+		long: "A rate is average,peak,burst in KiB/s, KiB/s and KiB, of which only the first\n" +
+			"is needed; inbound is what the guest receives, and may have a fourth number,\n" +
+			"the floor that the guest is guaranteed. A direction that is not named is not\n" +
+			"limited any more.",
+		example: "viaduct port-bandwidth default vm1 --inbound 10240,20480,5120 --outbound 2048",
+		flags: []flag{
+			{name: "inbound", value: "RATE", help: "limit what the guest receives"},
+			{name: "outbound", value: "RATE", help: "limit what the guest sends"},
+		},
+	},
+	{
 		name: "port-delete", group: groupPorts, run: portDelete,
 		short: "take a port out of its network", operands: onePort(ownPort),
 		long: "Its guest loses its connection. A tap that Viaduct made is removed.",
@@ -193,6 +206,19 @@ func portXML(c *call) error {
 		return c.json(map[string]string{"xml": text})
 	}
 	_, err = fmt.Fprint(c.out, text)
+	return err
+}
+
+func portBandwidth(c *call) error {
+	n, err := c.network()
+	if err != nil {
+		return err
+	}
+	port := c.operand("port")
+	if err := c.client.SetPortBandwidth(c, n.UUID.String(), port, c.text("inbound"), c.text("outbound")); err != nil {
+		return failing(err, "Failed to limit port %s", port)
+	}
+	_, err = fmt.Fprintf(c.out, "Bandwidth of port %s set\n", printable(port, false))
 	return err
 }
 

@@ -68,6 +68,26 @@ func createPort(_ *Server, r request) (any, error) {
 	return r.api.CreatePort(r.Context(), r.net.UUID, p)
 }
 
+// setBandwidth replaces what a port is limited to; a direction that is not
+// given is not limited.
+func setBandwidth(_ *Server, r request) (any, error) {
+	var b netdef.Bandwidth
+	var err error
+	for name, into := range map[string]**netdef.Rate{"inbound": &b.Inbound, "outbound": &b.Outbound} {
+		if *into, err = netdef.ParseRate(r.URL.Query().Get(name)); err != nil {
+			return nil, err
+		}
+	}
+	wanted := &b
+	switch {
+	case b.Outbound != nil && b.Outbound.Floor > 0:
+		return nil, netdef.Errorf(netdef.ErrConfigUnsupported, "'floor' attribute allowed only in <inbound> element")
+	case b == netdef.Bandwidth{}:
+		wanted = nil
+	}
+	return nil, r.api.SetPortBandwidth(r.Context(), r.net.UUID, r.PathValue("port"), wanted)
+}
+
 // noUser is what the kernel takes for no user at all, and so for everybody.
 const noUser = 1<<32 - 1
 
@@ -110,6 +130,13 @@ func (c *Client) CreatePort(ctx context.Context, ref string, p engine.PortSpec) 
 		}
 	}
 	return call[engine.Port](ctx, c, http.MethodPost, network(ref)+"/ports?"+query.Encode(), body)
+}
+
+// SetPortBandwidth replaces what a port is limited to, while its guest runs. Rates
+// are as netdef.ParseRate reads them; "" is no limit.
+func (c *Client) SetPortBandwidth(ctx context.Context, ref, port, inbound, outbound string) error {
+	query := url.Values{"inbound": {inbound}, "outbound": {outbound}}
+	return c.act(ctx, http.MethodPut, network(ref)+"/ports/"+segment(port)+"/bandwidth?"+query.Encode())
 }
 
 // DeletePort takes a port, named by its UUID or its link, out of its network.

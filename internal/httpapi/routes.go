@@ -53,6 +53,7 @@ var routes = []route{
 	{"GET /v1/networks/{ref}/ports", nil, getPorts},
 	{"POST /v1/networks/{ref}/ports", []string{"tap", "link", "mac", "owner", "group", "guard", "reclaim"}, createPort},
 	{"GET /v1/networks/{ref}/ports/{port}/xml", nil, getPortXML},
+	{"PUT /v1/networks/{ref}/ports/{port}/bandwidth", []string{"inbound", "outbound"}, setBandwidth},
 	{"DELETE /v1/networks/{ref}/ports/{port}", nil, func(_ *Server, r request) (any, error) {
 		return nil, r.api.DeletePort(r.Context(), r.net.UUID, r.PathValue("port"))
 	}},

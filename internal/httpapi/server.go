@@ -55,6 +55,7 @@ type API interface {
 	Ports(id netdef.UUID) ([]engine.Port, error)
 	PortXML(id netdef.UUID, port string) (string, error)
 	CreatePort(ctx context.Context, id netdef.UUID, p engine.PortSpec) (engine.Port, error)
+	SetPortBandwidth(ctx context.Context, id netdef.UUID, port string, b *netdef.Bandwidth) error
 	DeletePort(ctx context.Context, id netdef.UUID, port string) error
 	Counters(id netdef.UUID) (engine.NetworkCounters, error)
 	// Events delivers what happens from now on, until stop is called. The

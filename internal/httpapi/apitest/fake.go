@@ -366,6 +366,17 @@ func (n *network) port(ref string) (int, error) {
 	return i, nil
 }
 
+// SetPortBandwidth gives the port the limits.
+func (f *Fake) SetPortBandwidth(_ context.Context, id netdef.UUID, ref string, b *netdef.Bandwidth) error {
+	return f.change(id, func(n *network) error {
+		i, err := n.port(ref)
+		if err == nil {
+			n.ports[i].Def.Bandwidth = b
+		}
+		return err
+	})
+}
+
 // CreatePort adds a port with a UUID that counts up, over which something went.
 func (f *Fake) CreatePort(_ context.Context, id netdef.UUID, p engine.PortSpec) (made engine.Port, err error) {
 	err = f.change(id, func(n *network) error {
