@@ -24,6 +24,7 @@ var portVerbs = []verb{
 		example: "viaduct port-create default --tap vm1 --user alice",
 		flags: []flag{
 			{name: "tap", value: "NAME", help: "call the tap NAME"},
+			{name: "link", value: "NAME", help: "plug in the link NAME, which exists, in place of a new tap"},
 			{name: "mac", value: "MAC", help: "the guest has the address MAC (default: one is chosen)"},
 			{name: "group", value: "GROUP", help: "take the settings of the port group GROUP"},
 			{name: "guard", value: "WHAT", help: "drop frames in which the guest speaks as another: yes, no, or a list of\nmac, ip, arp, dhcp-server, ra and of addresses that the guest may use\n(default: what the network says)"},
@@ -88,11 +89,13 @@ func anyPort(engine.Port) bool   { return true }
 func ownPort(p engine.Port) bool { return p.Origin != engine.OriginForeign }
 
 func portCreate(c *call) error {
-	tap := engine.TapSpec{Name: c.text("tap")}
-	want := engine.PortSpec{Tap: &tap}
+	want := engine.PortSpec{Link: c.text("link")}
 	want.Group = c.text("group")
-	if tap.Name == "" {
-		return usagef("command 'port-create' requires --tap NAME")
+	if name := c.text("tap"); name != "" {
+		want.Tap = &engine.TapSpec{Name: name}
+	}
+	if (want.Tap == nil) == (want.Link == "") {
+		return usagef("command 'port-create' requires either --tap NAME or --link NAME")
 	}
 	if text := c.text("mac"); text != "" {
 		var err error
@@ -106,8 +109,10 @@ func portCreate(c *call) error {
 			return usagef("--guard: %v", err)
 		}
 	}
-	if tap.Owner, err = userID(c.text("user")); err != nil {
-		return err
+	if want.Tap != nil {
+		if want.Tap.Owner, err = userID(c.text("user")); err != nil {
+			return err
+		}
 	}
 	n, err := c.network()
 	if err != nil {

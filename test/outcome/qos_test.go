@@ -1,0 +1,147 @@
+package outcome
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"viaduct/internal/lab"
+)
+
+// plugged plugs a guest in whose link another program made, such as Xen's, and
+// limits it.
+func (s *site) plugged(network, name string, limits ...string) *lab.Guest {
+	s.t.Helper()
+	g := s.NewGuest(lab.GuestOptions{Name: name})
+	g.Plug(s.host.Node, "", name)
+	s.viaduct("port-create", network, "--link", name, "--mac", g.MAC.String())
+	s.viaduct(append([]string{"port-bandwidth", network, name}, limits...)...)
+	s.lease(g)
+	return g
+}
+
+// iperf measures a TCP stream between a guest and a server in KiB/s.
+func (s *site) iperf(g *lab.Guest, server netip.Addr, args ...string) float64 {
+	s.t.Helper()
+	argv := append([]string{"iperf3", "-J", "-c", server.String(), "-t", "3", "-O", "1"}, args...)
+	r, err := g.Run(s.context(), argv...)
+	var report struct {
+		End struct {
+			Received struct {
+				Rate float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		} `json:"end"`
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(r.Stdout), &report)
+	}
+	if err != nil {
+		s.t.Fatalf("%v: %v\n%s%s", argv, err, r.Stdout, r.Stderr)
+	}
+	return report.End.Received.Rate / 8 / 1024
+}
+
+// within fails the test unless a rate is near a limit. The machine may be too
+// busy to reach it, so how near is measured by the benchmark; what counts here
+// is that it is there, and is not exceeded.
+func (s *site) within(what string, got, limit float64) {
+	s.t.Helper()
+	s.t.Logf("%s: %.0f of %.0f KiB/s", what, got, limit)
+	if got > 1.1*limit || got < limit/2 {
+		s.t.Errorf("%s: %.0f KiB/s, limited to %.0f", what, got, limit)
+	}
+}
+
+// What a port is limited to holds both ways, changes while traffic flows, and
+// costs nothing when it comes and goes.
+func TestPortLimits(t *testing.T) {
+	lab.Need(t, "iperf3")
+	s := startSite(t)
+	s.viaduct("net-define", s.file(natXML("a", 50, "")))
+	s.viaduct("net-start", "a")
+	s.host.Outside.Start("iperf3", "-s")
+	outside := s.host.Outside.Addr
+	g := s.plugged("a", "vif1.0", "--inbound", "4096", "--outbound", "2048")
+	s.reaches(g.Node, netip.AddrPortFrom(outside, 5201))
+	s.within("received", s.iperf(g, outside, "-R"), 4096)
+	s.within("sent", s.iperf(g, outside), 2048)
+
+	s.daemon.Kill9()
+	s.must(s.daemon.Start())
+	s.viaduct("port-bandwidth", "a", "vif1.0", "--inbound", "1024", "--outbound", "8192")
+	s.within("received after a change", s.iperf(g, outside, "-R"), 1024)
+	s.within("sent after a change", s.iperf(g, outside), 8192)
+
+	ping := g.StartPing(outside, time.Millisecond)
+	flow := s.StartFlow(g.Node, s.host.Outside.Node, netip.AddrPortFrom(outside, 7001))
+	s.must(flow.Await(s.context(), 1<<20))
+	s.must(ping.Await(s.context(), 100))
+	for i := range 20 {
+		s.viaduct("port-bandwidth", "a", "vif1.0", "--inbound", fmt.Sprint(20000+i), "--outbound", fmt.Sprint(30000-i))
+	}
+	s.must(flow.Await(s.context(), 2<<20))
+	if loss := ping.Stop(); len(loss.Lost) > 0 {
+		t.Errorf("changes of limits cost %v", loss)
+	}
+	for _, step := range [][]string{{"the last limit going"}, {"the first limit coming", "--inbound", "20000", "--outbound", "20000"}} {
+		ping := g.StartPing(outside, time.Millisecond)
+		s.must(ping.Await(s.context(), 100))
+		s.viaduct(append([]string{"port-bandwidth", "a", "vif1.0"}, step[1:]...)...)
+		s.must(ping.Await(s.context(), 300))
+		if loss := ping.Stop(); len(loss.Lost) > 3 {
+			t.Errorf("%s cost %v", step[0], loss)
+		}
+	}
+	if report := flow.Stop(); report.Err != nil {
+		t.Errorf("the flow ended: %v", report.Err)
+	}
+	s.host.DeleteLink("vif1.0")
+	lab.Eventually(t, 10*time.Second, func() error {
+		if left := s.mustRun("ip", "link"); strings.Contains(left, "ifb-") {
+			return fmt.Errorf("left over:\n%s", left)
+		}
+		return nil
+	})
+}
+
+// What a network is limited to is shared by its guests, and a guest with a
+// floor gets at least that when another takes all it can get.
+func TestNetworkLimitsAndFloors(t *testing.T) {
+	lab.Need(t, "iperf3")
+	s := startSite(t)
+	s.viaduct("net-define", s.file(strings.Replace(natXML("a", 50, ""), "<ip ",
+		"<bandwidth><inbound average='4096' peak='8192' burst='1024'/><outbound average='2048'/></bandwidth><ip ", 1)))
+	s.viaduct("net-start", "a")
+	outside := s.host.Outside.Addr
+	for _, port := range []string{"5201", "5202"} {
+		s.host.Outside.Start("iperf3", "-s", "-p", port)
+	}
+	greedy := s.plugged("a", "vif1.0")
+	modest := s.plugged("a", "vif2.0", "--inbound", "0,0,0,3072")
+	s.reaches(greedy.Node, netip.AddrPortFrom(outside, 5201))
+	s.reaches(greedy.Node, netip.AddrPortFrom(outside, 5202))
+	s.within("received", s.iperf(greedy, outside, "-R"), 4096)
+	s.within("sent", s.iperf(greedy, outside), 2048)
+
+	others := make(chan float64)
+	go func() { others <- s.iperf(greedy, outside, "-R", "-P", "8", "-t", "5", "-p", "5202") }()
+	got := s.iperf(modest, outside, "-R")
+	rest := <-others
+	t.Logf("with a floor of 3072 KiB/s %.0f, the other %.0f", got, rest)
+	if got < 3072/2 || got < rest || got+rest > 4096*1.1 {
+		t.Errorf("with a floor of 3072 KiB/s a guest got %.0f while another got %.0f", got, rest)
+	}
+	before := s.host.Dump()
+	s.mustRun("tc", "qdisc", "del", "dev", "virbr50", "root")
+	s.logs("brought network back to its definition")
+	if after := s.host.Dump(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	s.viaduct("net-destroy", "a")
+	if left := s.mustRun("ip", "link"); strings.Contains(left, "ifb-") {
+		t.Errorf("left over:\n%s", left)
+	}
+}
