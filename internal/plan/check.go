@@ -18,6 +18,13 @@ var unapplied = []struct {
 	{"<vlan>", func(n *netdef.Network) bool {
 		return n.VLAN != nil || anyGroup(n, func(g netdef.PortGroup) bool { return g.VLAN != nil })
 	}},
+	{"<bandwidth> of a bridge of the host's own", func(n *netdef.Network) bool {
+		return n.Bandwidth != nil && !n.Forward.Mode.OwnsBridge()
+	}},
+	// What goes round by another device forgets its connection, and where the
+	// bridge has tracked it already (bridge-nf-call-iptables) nobody tracks it
+	// again: without its connection it is not translated.
+	{"<outbound> in the <bandwidth>", func(n *netdef.Network) bool { return n.Bandwidth != nil && n.Bandwidth.Outbound != nil }},
 	{"<port isolated='yes'>", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes }},
 	{"<dnsmasq:options>", func(n *netdef.Network) bool { return len(n.DnsmasqOptions) > 0 }},
 }
@@ -28,6 +35,9 @@ var unappliedToPorts = []struct {
 	element string
 	given   func(p *netdef.Port) bool
 }{
+	{"<bandwidth> on a device of the host's", func(p *netdef.Port) bool {
+		return p.Bandwidth != nil && p.Plug.Type == netdef.PlugDirect
+	}},
 	{"<vlan>", func(p *netdef.Port) bool { return p.VLAN != nil }},
 	{"<port isolated='yes'>", func(p *netdef.Port) bool { return p.Isolated == netdef.Yes }},
 	{"<virtualport>", func(p *netdef.Port) bool { return p.VirtualPort != nil }},

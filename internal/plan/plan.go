@@ -137,6 +137,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	f := Taps(n, facts)
 	f.Shared = hoststate.State{}
 	addPorts(&f, n, facts.Ports)
+	addLimits(&f, n, facts.Ports)
 	if !own {
 		addPortGuards(&f, n, facts.Ports, nil)
 		return f, nil
@@ -169,7 +170,6 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		loop = addLoopGuard(&f, n)
 	}
 	addPortGuards(&f, n, facts.Ports, loop)
-	addLimits(&f, n, facts.Ports)
 	addServices(&f, n, facts)
 	return f, nil
 }

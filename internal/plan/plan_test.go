@@ -53,7 +53,7 @@ var networks = []struct {
 			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.122.7/32"), netip.MustParsePrefix("fd00::7/128")},
 		}}}}},
 	{name: "nat-limits", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
-		<bandwidth><inbound average='1000' peak='5000' burst='5120'/><outbound average='128'/></bandwidth>
+		<bandwidth><inbound average='1000' peak='5000' burst='5120'/></bandwidth>
 		<ip address='192.168.122.1' prefix='24'/></network>`,
 		facts: Facts{Ports: []Port{
 			{Link: "vif5.0", Guest: true, Plugged: true, Def: netdef.Port{MAC: netdef.MAC{0, 0x16, 0x3e, 1, 2, 3}, Bandwidth: &netdef.Bandwidth{
@@ -205,6 +205,8 @@ func TestBaseChainsDoNotGrow(t *testing.T) {
 func TestCheckNamesTheElement(t *testing.T) {
 	for _, c := range []struct{ element, xml string }{
 		{"<bridge macTableManager='libvirt'>", `<network><name>n</name><bridge name='b' macTableManager='libvirt'/></network>`},
+		{"<outbound>", `<network><name>n</name><bandwidth><outbound average='10'/></bandwidth></network>`},
+		{"<bandwidth>", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='10'/></bandwidth></network>`},
 		{"<port isolated='yes'>", `<network><name>n</name><port isolated='yes'/></network>`},
 		{"<vlan>", `<network><name>n</name><portgroup name='p'><vlan><tag id='7'/></vlan></portgroup></network>`},
 		{"<dnsmasq:options>", `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><dnsmasq:options><dnsmasq:option value='foo'/></dnsmasq:options></network>`},

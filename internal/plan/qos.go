@@ -14,7 +14,9 @@ import (
 // send each other does not pass there. Ports are limited on links that are
 // ours to set up; whoever makes a link of his own limits it himself.
 func addLimits(f *Fragment, n *netdef.Network, ports []Port) {
-	limit(f, n.Bridge.Name, n.Bandwidth, floors(ports))
+	if n.Forward.Mode.OwnsBridge() {
+		limit(f, n.Bridge.Name, n.Bandwidth, floors(ports))
+	}
 	for _, p := range ports {
 		if p.Plugged {
 			limit(f, p.Link, p.Def.Bandwidth, nil)

@@ -108,19 +108,12 @@ var wrongDefinitions = []struct {
 
 // unappliedDefinitions say what this version understands and does not do yet.
 var unappliedDefinitions = []struct{ xml, element string }{
-	{"<network trustGuestRxFilters='yes'><name>a</name>" + someBridge + "</network>", "<network trustGuestRxFilters='yes'>"},
-	{network("<forward mode='bridge'/><bridge name='br0'/>"), "<forward mode='bridge'>"},
-	{network("<forward mode='bridge'><interface dev='eth0'/></forward>"), "<forward mode='bridge'>"},
-	{network("<forward mode='private'><interface dev='eth0'/></forward>"), "<forward mode='private'>"},
-	{network("<forward mode='vepa'><interface dev='eth0'/></forward>"), "<forward mode='vepa'>"},
-	{network("<forward mode='passthrough'><interface dev='eth0'/></forward>"), "<forward mode='passthrough'>"},
-	{network("<forward mode='hostdev'><pf dev='eth0'/></forward>"), "<forward mode='hostdev'>"},
 	{network("<bridge name='virbr50' zone='trusted'/>"), "<bridge zone=>"},
 	{network("<bridge name='virbr50' macTableManager='libvirt'/>"), "<bridge macTableManager='libvirt'>"},
-	{network(someBridge + "<vlan><tag id='4'/></vlan>"), "<vlan>"},
+	{network("<forward mode='bridge'/><bridge name='br0'/><virtualport type='openvswitch'/><vlan><tag id='4'/></vlan>"), "<vlan>"},
+	{network(someBridge + "<bandwidth><outbound average='10'/></bandwidth>"), "<outbound> in the <bandwidth>"},
+	{network("<forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='10'/></bandwidth>"), "<bandwidth> of a bridge"},
 	{network(someBridge + "<port isolated='yes'/>"), "<port isolated='yes'>"},
-	{network(someBridge + "<virtualport type='openvswitch'/>"), "<virtualport>"},
-	{network(someBridge + "<portgroup name='p'/>"), "<portgroup>"},
 	{"<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>a</name>" + someBridge +
 		"<dnsmasq:options><dnsmasq:option value='log-dhcp'/></dnsmasq:options></network>", "<dnsmasq:options>"},
 }
