@@ -7,10 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
+	"time"
 
 	"viaduct/internal/bridgehelper"
 	"viaduct/internal/daemon"
 	"viaduct/internal/engine"
+	"viaduct/internal/hook"
 	"viaduct/internal/httpapi"
 	"viaduct/internal/libvirtrpc"
 	"viaduct/internal/libvirtrpc/dispatch"
@@ -30,6 +33,8 @@ var daemonFlags = []flag{
 	{name: "libvirt-dir", value: "DIR", help: "keep the default network clear of libvirt's own in DIR", fallback: "/etc/libvirt/qemu/networks"},
 	{name: "table-owner", value: "MODE", help: "let the kernel protect our nftables tables: MODE is yes, no, or auto for if it can", fallback: "auto", choices: []string{"auto", "yes", "no"}},
 	{name: "resolv-conf", value: "FILE", help: "FILE lists the servers that guests' DNS queries go to", fallback: "/etc/resolv.conf"},
+	{name: "hook-dir", value: "DIR", help: "programs for moments in networks' lives are DIR/network and DIR/network.d/* (default: hooks in the folder of --config-dir)"},
+	{name: "hook-timeout", value: "SECONDS", help: "end such a program after SECONDS", fallback: "60"},
 	{name: "no-default", help: "do not create the network default at the first start"},
 	{name: "unsafe-no-sync", help: "promise leases that a power cut loses", hidden: true},
 	{name: "log-level", value: "LEVEL", help: "log from LEVEL on: debug, info, warn or error", fallback: "info", choices: logLevels},
@@ -58,7 +63,12 @@ func runDaemon(c *call) error {
 	default:
 		return usagef("unknown --libvirt-access '%s': it is connection or object", c.text("libvirt-access"))
 	}
+	seconds, err := strconv.ParseUint(c.text("hook-timeout"), 10, 31)
+	if err != nil || seconds == 0 {
+		return usagef("--hook-timeout '%s' is no number of seconds", c.text("hook-timeout"))
+	}
 	config := daemon.Config{
+		Hooks:     &hook.Runner{Dir: hookDir(c), Limit: time.Duration(seconds) * time.Second, Log: log},
 		ConfigDir: c.text("config-dir"), StateDir: c.text("state-dir"), RunDir: c.text("run-dir"),
 		TableOwner: c.text("table-owner"), ResolvConf: c.text("resolv-conf"), NoDefault: c.is("no-default"),
 		UnsafeNoSync: c.is("unsafe-no-sync"),
@@ -82,6 +92,14 @@ func runDaemon(c *call) error {
 	})
 	config.Doors = append(config.Doors, libvirtDoors(c, log)...)
 	return daemon.Run(c, config)
+}
+
+// hookDir is the folder with the administrator's programs.
+func hookDir(c *call) string {
+	if dir := c.text("hook-dir"); dir != "" {
+		return dir
+	}
+	return filepath.Join(c.text("config-dir"), "hooks")
 }
 
 // The values of --libvirt-access.

@@ -19,6 +19,7 @@ import (
 	"viaduct/internal/engine"
 	"viaduct/internal/guestsvc"
 	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/hook"
 	"viaduct/internal/host"
 	"viaduct/internal/plan"
 	"viaduct/internal/store"
@@ -42,8 +43,10 @@ type Config struct {
 	NoDefault bool
 	// UnsafeNoSync leaves leases unsynced, see store.JournalOptions.
 	UnsafeNoSync bool
-	Doors        []Door
-	Log          *slog.Logger
+	// Hooks are the administrator's programs for moments in networks' lives.
+	Hooks *hook.Runner
+	Doors []Door
+	Log   *slog.Logger
 }
 
 // Door is a way in to the engine: a protocol on one or more Unix sockets.
@@ -116,6 +119,7 @@ func Run(ctx context.Context, c Config) error {
 		ForceForwarding: exists("/proc/sys/net/ipv6/conf/all/force_forwarding"),
 		Foreign:         libvirtNetworks(c.LibvirtDirs),
 		Default:         !c.NoDefault,
+		Hooks:           c.Hooks,
 	})
 	if err := e.Run(ctx); err != nil {
 		if ctx.Err() != nil { // it was told to end before all was up

@@ -56,8 +56,10 @@ func checkVirtualPort(n *netdef.Network, v *netdef.VirtualPort) error {
 // plugType is the way in which all ports of the network are connected.
 func plugType(n *netdef.Network) netdef.PlugType {
 	switch {
-	case n.Forward.Mode.OwnsBridge():
+	case n.OwnsBridge():
 		return netdef.PlugNetwork
+	case n.Forward.Mode.OwnsBridge(): // but the ports are routed, which libvirt has no word for
+		return netdef.PlugNone
 	case n.Forward.Mode == netdef.ModeHostdev:
 		return netdef.PlugHostdevPCI
 	case n.Forward.Mode == netdef.ModeBridge && n.Bridge.Name != "":

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"viaduct/internal/hook"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
@@ -407,7 +408,11 @@ func (e *Engine) carryOne(ctx context.Context, m move) error {
 	case n.live == nil:
 		return e.bringUp(ctx, n, to.live)
 	}
-	return e.change(ctx, n, to.live)
+	if err := e.change(ctx, n, to.live); err != nil {
+		return err
+	}
+	e.tellHook(ctx, n, hook.Updated, n.live, nil)
+	return nil
 }
 
 // forgetOne takes a network's persistence away, if it is to have none.

@@ -223,7 +223,7 @@ func (e *Engine) complete(n *network, def *netdef.Network, moving map[*network]b
 	if def.UUID.IsZero() {
 		def.UUID = netdef.NewUUID()
 	}
-	if !def.Forward.Mode.OwnsBridge() {
+	if !def.OwnsBridge() {
 		return nil
 	}
 	old := cmp.Or(n.live, n.config)

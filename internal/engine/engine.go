@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/hook"
 	"viaduct/internal/host"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
@@ -22,7 +23,7 @@ import (
 	"viaduct/internal/store"
 )
 
-// Options are what an Engine works with. All fields but the last two are needed.
+// Options are what an Engine works with. All fields but the last three are needed.
 type Options struct {
 	Host   host.Host
 	Store  *store.Store
@@ -40,6 +41,8 @@ type Options struct {
 	// Foreign returns definitions of other network managers on this host,
 	// which the default network must not collide with. It may be nil.
 	Foreign func() []*netdef.Network
+	// Hooks are the administrator's programs for moments in networks' lives.
+	Hooks *hook.Runner
 }
 
 // Engine owns the networks of a host. Its methods may be called concurrently:

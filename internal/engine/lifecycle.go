@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"viaduct/internal/hook"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 	"viaduct/internal/store"
@@ -46,6 +47,9 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 	if err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
+	if err := e.hook(ctx, n, hook.Start, def, nil); err != nil {
+		return err
+	}
 	status := e.status(n)
 	status.DNSPort, status.Next = dnsPort, def.Format(netdef.FormatOptions{})
 	if err := e.Store.PutStatus(status); err != nil {
@@ -71,12 +75,27 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 		}
 		return errAs(netdef.ErrInternal, err)
 	}
+	if err := e.hook(ctx, n, hook.Started, def, nil); err != nil {
+		e.abandon(ctx, n)
+		return err
+	}
 	e.events.send(n, EventStarted)
 	if blockers := e.Host.Blockers(); len(blockers) > 0 && def.Forward.Mode.OwnsBridge() && def.Forward.Mode != netdef.ModeOpen {
 		e.Log.Warn("a firewall of another program may drop what guests send or get, and offers no place for our rules",
 			"network", n.name, "chains", blockers)
 	}
 	return nil
+}
+
+// abandon undoes a start that is refused when all is there already.
+func (e *Engine) abandon(ctx context.Context, n *network) {
+	err := e.tearDown(ctx, n)
+	if err == nil {
+		err = e.keepInactive(n)
+	}
+	if err != nil {
+		e.Log.Error("stop network that must not start", "network", n.name, "error", err)
+	}
 }
 
 // Destroy stops an active network. A transient one is gone afterwards.
@@ -114,6 +133,7 @@ func (e *Engine) takeDown(ctx context.Context, n *network) error {
 // letGo makes the network inactive. The status says so first: if the daemon
 // dies half-way, the next one removes the rest. The caller holds n.busy.
 func (e *Engine) letGo(ctx context.Context, n *network) error {
+	live := n.live
 	ports := e.portsOn(n.live, n.ports)
 	e.mu.Lock()
 	n.ports = ports
@@ -129,6 +149,7 @@ func (e *Engine) letGo(ctx context.Context, n *network) error {
 		return opError(err)
 	}
 	e.events.send(n, EventStopped)
+	e.tellHook(ctx, n, hook.Stopped, live, nil)
 	return nil
 }
 

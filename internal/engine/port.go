@@ -24,10 +24,16 @@ type PortSpec struct {
 	// waited for up to Wait.
 	Link string
 	Wait time.Duration
+	// Name is what the link is to be called from now on; "" leaves it its name.
+	Name string
+	// MTU in bytes is set on a link that is plugged in; 0 leaves it the network's.
+	MTU int
 	// Reclaim says that the guest runs already, and is connected as Plug says.
 	Reclaim bool
 	// Guard says which frames the guest may send; nil for any.
 	Guard *netdef.Guard
+	// Routed says what is behind the link, in a network whose ports are routed.
+	Routed *netdef.Routed
 }
 
 // TapSpec is a tap that stays until its port is deleted or its network is gone.
@@ -44,6 +50,8 @@ type port struct {
 	// that nobody declared only the UUID is known.
 	def   netdef.Port
 	guard *netdef.Guard
+	// routed says what is behind the link, in a network whose ports are routed.
+	routed *netdef.Routed
 	// declared says that somebody asked for the port, so it stays until it is deleted.
 	declared bool
 	// plugged says that Viaduct was asked to put the link there, so it is put
@@ -52,6 +60,8 @@ type port struct {
 	// made says that Viaduct makes the link: a tap to which that user may attach.
 	made  bool
 	owner uint32
+
+	mtu int // wanted of a plugged link; 0 for the network's
 
 	// The link: its name is "" while there is none. The index tells it from a
 	// later link of the same name, but for those that Viaduct makes.
@@ -105,7 +115,7 @@ func samePorts(a, b []port) bool {
 
 // status is what the store keeps of the port; portsOf reads it.
 func (p port) status() store.StatusPort {
-	s := store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged, UUID: p.def.UUID, Guard: p.guard}
+	s := store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged, UUID: p.def.UUID, Guard: p.guard, Routed: p.routed, MTU: p.mtu}
 	if p.declared {
 		s.Def = p.def.Format()
 	}
@@ -121,7 +131,7 @@ func (e *Engine) portsOf(s store.Status) []port {
 	var ports []port
 	for _, p := range s.Ports {
 		known := port{
-			guard: p.Guard, declared: p.Def != "" || p.Plugged, plugged: p.Plugged,
+			guard: p.Guard, routed: p.Routed, mtu: p.MTU, declared: p.Def != "" || p.Plugged, plugged: p.Plugged,
 			name: p.Name, index: p.Index, mac: hoststate.MAC(p.MAC),
 		}
 		if p.Tap != nil {

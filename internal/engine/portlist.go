@@ -38,6 +38,8 @@ type Port struct {
 	MAC netdef.MAC `json:"mac,omitzero"`
 	// Owner is the uid of the user who may attach a guest to a tap.
 	Owner *uint32 `json:"owner,omitempty"`
+	// MTU of the link in bytes, 0 while there is none.
+	MTU int `json:"mtu,omitempty"`
 	// Active says that the link is in the network's bridge now.
 	Active bool `json:"active"`
 	// FromGuest and ToGuest are what the kernel counted since the link was made.
@@ -119,6 +121,7 @@ func (e *Engine) show(n *network, p port) Port {
 	if !ok || !p.is(l) {
 		return s
 	}
+	s.MTU = l.MTU
 	s.Active = n.live != nil && l.Master == n.live.Bridge.Name && (l.Master != "" || l.Up)
 	if c, err := e.Host.Counters(p.name); err == nil { // else it has just gone
 		s.FromGuest, s.ToGuest = c.In, c.Out
@@ -137,7 +140,7 @@ func (e *Engine) Counters(id netdef.UUID) (NetworkCounters, error) {
 		return sum, err
 	}
 	defer n.busy.Unlock()
-	if n.live.Forward.Mode.OwnsBridge() {
+	if n.live.OwnsBridge() {
 		bridge, err := e.Host.Counters(n.live.Bridge.Name)
 		if err != nil {
 			return sum, errAs(netdef.ErrInternal, err)

@@ -1,10 +1,13 @@
 package engine
 
 import (
+	"cmp"
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
+	"viaduct/internal/hook"
 	"viaduct/internal/host"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
@@ -55,7 +58,7 @@ func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Fac
 		if bridged && e.ours(n, l.Master) {
 			f.Ports = append(f.Ports, plan.Port{
 				Link: p.name, Guest: p.declared || guestKinds[l.Kind], Plugged: p.plugged,
-				Def: p.def, Guard: p.guard, Leases: leasesOf(held, p.def.MAC),
+				Def: p.def, Guard: p.guard, Routed: p.routed, MTU: p.mtu, Leases: leasesOf(held, p.def.MAC),
 			})
 		}
 	}
@@ -99,7 +102,7 @@ func (e *Engine) linksOf(def *netdef.Network) []host.Link {
 		return slices.DeleteFunc(e.Host.Inventory().Links, func(l host.Link) bool {
 			return !slices.Contains(def.Forward.Interfaces, l.Device)
 		})
-	case netdef.PlugHostdevPCI:
+	case netdef.PlugHostdevPCI, netdef.PlugNone:
 		return nil
 	}
 	return e.Host.Ports(def.Bridge.Name)
@@ -174,17 +177,23 @@ func (e *Engine) notePorts(n *network, def *netdef.Network) {
 // CreatePort adds a port to an active network. It has what its port group and
 // its network say, where it says nothing itself. It outlives the daemon, and
 // stops and starts of its network, but not the host's end; that of an existing
-// link ends with the link. To plug a link in again changes nothing.
-func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) (Port, error) {
+// link ends with the link. To plug a link in again replaces what was said of it.
+func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) (made Port, err error) {
 	if spec.Tap != nil {
 		if err := checkLinkName(spec.Tap.Name); err != nil {
 			return Port{}, err
 		}
 	}
 	if spec.Link != "" {
-		if err := e.awaitLink(ctx, spec.Link, spec.Wait); err != nil {
+		var renamed string
+		if renamed, err = e.prepareLink(ctx, &spec); err != nil {
 			return Port{}, err
 		}
+		defer func() {
+			if err != nil && renamed != "" {
+				e.undoRename(spec.Link, renamed)
+			}
+		}()
 	}
 	n, err := e.seizeActive(id)
 	if err != nil {
@@ -196,13 +205,11 @@ func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) 
 	if err != nil {
 		return Port{}, err
 	}
-	if !slices.ContainsFunc(known, func(k port) bool { return k.declared && k.def.UUID == p.def.UUID }) {
-		err = e.changePorts(ctx, n, func(ports []port) []port {
-			return e.portsOn(n.live, append(slices.DeleteFunc(ports, p.replaces), p))
-		})
-		if err == nil {
-			p, err = e.findPort(n, p.def.UUID.String())
-		}
+	err = e.changePorts(ctx, n, func(ports []port) []port {
+		return e.portsOn(n.live, append(slices.DeleteFunc(ports, p.replaces), p))
+	})
+	if err == nil {
+		p, err = e.admitPort(ctx, n, p.def.UUID)
 	}
 	if err != nil {
 		return Port{}, err
@@ -210,12 +217,48 @@ func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) 
 	return e.show(n, p), nil
 }
 
+// admitPort asks the hooks whether a new port may stay.
+func (e *Engine) admitPort(ctx context.Context, n *network, id netdef.UUID) (port, error) {
+	p, err := e.findPort(n, id.String())
+	if err != nil {
+		return port{}, err
+	}
+	def := e.describe(n, p)
+	if err := e.hook(ctx, n, hook.PortCreated, n.live, &def); err != nil {
+		undo := e.changePorts(context.WithoutCancel(ctx), n, func(ports []port) []port {
+			return slices.DeleteFunc(ports, func(other port) bool { return other.def.UUID == id })
+		})
+		if undo != nil {
+			e.Log.Error("take out a port that must not be", "network", n.name, "port", id, "error", undo)
+		}
+		return port{}, err
+	}
+	return p, nil
+}
+
+// removePorts takes ports out of the network and tells the hooks.
+func (e *Engine) removePorts(ctx context.Context, n *network, gone func(port) bool) error {
+	e.mu.Lock()
+	known, def := n.ports, n.definition()
+	e.mu.Unlock()
+	err := e.changePorts(ctx, n, func(ports []port) []port { return slices.DeleteFunc(ports, gone) })
+	if err != nil {
+		return err
+	}
+	for _, p := range known {
+		if gone(p) && p.declared {
+			described := e.describe(n, p)
+			e.tellHook(ctx, n, hook.PortDeleted, def, &described)
+		}
+	}
+	return nil
+}
+
 // replaces reports whether the other port is what was known of the same link
-// before somebody declared it.
+// before.
 func (p port) replaces(other port) bool { return p.plugged && p.name == other.name }
 
-// newPort is the port that the spec describes, or the known one that has its
-// link already. The caller holds n.busy.
+// newPort is the port that the spec describes. The caller holds n.busy.
 func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) {
 	switch {
 	case spec.Reclaim && spec.Plug.Type == netdef.PlugNone:
@@ -223,21 +266,26 @@ func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) 
 	case !spec.Reclaim && spec.Plug.Type != netdef.PlugNone:
 		return port{}, netdef.Errorf(netdef.ErrInvalidArg, "Port reclaim not requested but plug type is not none")
 	}
-	p := port{def: *spec.Port.Clone(), guard: spec.Guard.Clone(), declared: true}
+	p := port{def: *spec.Port.Clone(), guard: spec.Guard.Clone(), routed: spec.Routed.Clone(), mtu: spec.MTU, declared: true}
 	var err error
 	switch {
 	case spec.Tap != nil:
 		err = e.useTap(n, &p, known, *spec.Tap)
 	case spec.Link != "":
-		var same bool
-		if p, same, err = e.useLink(n, p, known, spec.Link); same {
-			return p, err
+		if err = e.useLink(n, &p, known, spec.Link); err == nil {
+			known = slices.DeleteFunc(slices.Clone(known), p.replaces)
 		}
 	case p.def.MAC.IsZero():
 		p.def.MAC = netdef.NewMAC()
 	}
 	if err != nil {
 		return port{}, err
+	}
+	if err := checkRouted(n.live, p); err != nil {
+		return port{}, err
+	}
+	if p.routed != nil {
+		e.completeRouted(n.live, p.routed)
 	}
 	if n.live.PortGroup(p.def.Group) == nil && p.def.Group != "" {
 		if p.plugged {
@@ -260,7 +308,7 @@ func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) 
 	} else {
 		err = allocate(n.live, &p.def, known)
 	}
-	if err == nil && p.guard != nil && p.def.Plug.Bridge == "" {
+	if err == nil && p.guard != nil && p.routed == nil && p.def.Plug.Bridge == "" {
 		err = netdef.Errorf(netdef.ErrOperationUnsupported, "a guest of network '%s' cannot be guarded: its frames pass no bridge", n.name)
 	}
 	if err == nil && p.plugged {
@@ -281,6 +329,43 @@ func (e *Engine) pluggable(n *netdef.Network, types ...netdef.PlugType) error {
 	}
 	if l, ok := e.Host.Link(n.Bridge.Name); plug == netdef.PlugBridge && (!ok || l.Kind != kindBridge) {
 		return netdef.Errorf(netdef.ErrInternal, "the host has no bridge '%s', which ports of network '%s' are to be in", n.Bridge.Name, n.Name)
+	}
+	return nil
+}
+
+// completeRouted chooses the gateways of a routed port that are not given: the
+// host's own address on the uplink, and in IPv6 one that is the same on every link.
+func (e *Engine) completeRouted(n *netdef.Network, r *netdef.Routed) {
+	is4, is6 := false, false
+	for _, a := range r.Addresses {
+		is4, is6 = is4 || a.Addr().Is4(), is6 || a.Addr().Is6()
+	}
+	if is4 && !r.Gateway(netip.Addr.Is4).IsValid() {
+		for _, a := range e.Host.Outward(cmp.Or(r.Uplink, n.Forward.Dev())) {
+			if a.Is4() {
+				r.Gateways = append(r.Gateways, a)
+			}
+		}
+	}
+	if is6 && !r.Gateway(netip.Addr.Is6).IsValid() {
+		r.Gateways = append(r.Gateways, routedGateway6)
+	}
+}
+
+var routedGateway6 = netip.MustParseAddr("fe80::1")
+
+// checkRouted makes sure that a port has what its network's layout asks for.
+func checkRouted(n *netdef.Network, p port) error {
+	settings, err := n.Settings()
+	switch {
+	case err != nil:
+		return err
+	case settings.Routed && (p.routed == nil || len(p.routed.Addresses) == 0):
+		return netdef.Errorf(netdef.ErrInvalidArg, "network '%s' routes to its guests: a port needs the addresses of its guest", n.Name)
+	case settings.Routed && p.name == "":
+		return netdef.Errorf(netdef.ErrInvalidArg, "network '%s' routes to its guests: a port needs a link", n.Name)
+	case !settings.Routed && p.routed != nil:
+		return netdef.Errorf(netdef.ErrInvalidArg, "network '%s' has a bridge: its ports are not routed", n.Name)
 	}
 	return nil
 }
@@ -307,29 +392,24 @@ func (e *Engine) useTap(n *network, p *port, known []port, tap TapSpec) error {
 	return nil
 }
 
-// useLink lets the port have an existing link. If a known port has it already,
-// that is returned, and reported to be the same.
-func (e *Engine) useLink(n *network, p port, known []port, link string) (port, bool, error) {
-	if err := e.pluggable(n.live, netdef.PlugNetwork, netdef.PlugBridge); err != nil {
-		return p, false, err
+// useLink lets the port have an existing link. It stays the port that the link
+// was before.
+func (e *Engine) useLink(n *network, p *port, known []port, link string) error {
+	if err := e.pluggable(n.live, netdef.PlugNetwork, netdef.PlugBridge, netdef.PlugNone); err != nil {
+		return err
 	}
 	l, ok := e.Host.Link(link)
 	switch {
 	case !ok:
-		return p, false, noLink(link)
+		return noLink(link)
 	case l.Master != "" && l.Master != n.live.Bridge.Name:
-		return p, false, netdef.Errorf(netdef.ErrOperationInvalid, "link '%s' is a port of bridge '%s' already", link, l.Master)
+		return netdef.Errorf(netdef.ErrOperationInvalid, "link '%s' is a port of bridge '%s' already", link, l.Master)
 	}
-	if i := slices.IndexFunc(known, func(k port) bool { return k.is(l) }); i >= 0 {
-		if known[i].plugged {
-			return known[i], true, nil
-		}
-		if p.def.UUID.IsZero() {
-			p.def.UUID = known[i].def.UUID
-		}
+	if i := slices.IndexFunc(known, func(k port) bool { return k.is(l) }); i >= 0 && p.def.UUID.IsZero() {
+		p.def.UUID = known[i].def.UUID
 	}
 	p.plugged, p.name, p.index, p.mac = true, l.Name, l.Index, l.MAC
-	return p, false, nil
+	return nil
 }
 
 // Plug makes a guest's link a port of the network, without any settings of its
@@ -341,6 +421,48 @@ func (e *Engine) Plug(ctx context.Context, id netdef.UUID, link string, wait tim
 
 func noLink(name string) error {
 	return netdef.Errorf(netdef.ErrInternal, "link '%s' does not exist", name)
+}
+
+// prepareLink waits for the link of a port and gives it its name, which the
+// spec then has for its link. It returns the name that the link had, if it has
+// another one now.
+func (e *Engine) prepareLink(ctx context.Context, spec *PortSpec) (was string, err error) {
+	if spec.Name == "" || spec.Name == spec.Link {
+		return "", e.awaitLink(ctx, spec.Link, spec.Wait)
+	}
+	if err := checkLinkName(spec.Name); err != nil {
+		return "", err
+	}
+	was, spec.Link = spec.Link, spec.Name
+	l, taken := e.Host.Link(spec.Name)
+	if taken && e.isPort(spec.UUID, l) {
+		return "", nil // it was renamed when it was plugged in before
+	}
+	if taken {
+		return "", netdef.Errorf(netdef.ErrOperationFailed, "cannot rename link '%s' to '%s': there is another link of that name", was, spec.Name)
+	}
+	if err := e.awaitLink(ctx, was, spec.Wait); err != nil {
+		return "", err
+	}
+	return was, errAs(netdef.ErrInternal, e.Host.Rename(was, spec.Name))
+}
+
+func (e *Engine) undoRename(name, was string) {
+	if err := e.Host.Rename(name, was); err != nil {
+		e.Log.Warn("give a link back its name", "error", err)
+	}
+}
+
+// isPort reports whether the link is that of the port.
+func (e *Engine) isPort(id netdef.UUID, l host.Link) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.networks {
+		if slices.ContainsFunc(n.ports, func(p port) bool { return p.def.UUID == id && p.declaredIs(l) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // awaitLink waits until the host has a link of that name, or the time is over.
@@ -362,10 +484,14 @@ func (e *Engine) awaitLink(ctx context.Context, name string, wait time.Duration)
 	}
 }
 
-// Unplug takes a link out of the network that it is in. It is no error if it
-// is in none, or gone. A port that Viaduct made stays; that is for DeletePort.
-func (e *Engine) Unplug(ctx context.Context, link string) error {
-	named := func(p port) bool { return p.name == link && !p.made }
+// Unplug takes a link, or the port of that UUID, out of the network that it is
+// in. It is no error if it is in none, or gone. A port that Viaduct made stays;
+// that is for DeletePort.
+func (e *Engine) Unplug(ctx context.Context, ref string) error {
+	named := func(p port) bool { return p.name == ref && !p.made }
+	if id, err := netdef.ParseUUID(ref); err == nil {
+		named = func(p port) bool { return p.def.UUID == id && p.declared && !p.made }
+	}
 	e.mu.Lock()
 	var in []netdef.UUID
 	for id, n := range e.networks {
@@ -379,7 +505,7 @@ func (e *Engine) Unplug(ctx context.Context, link string) error {
 		if err != nil {
 			continue // it has ended, and its ports with it
 		}
-		err = e.changePorts(ctx, n, func(ports []port) []port { return slices.DeleteFunc(ports, named) })
+		err = e.removePorts(ctx, n, named)
 		n.busy.Unlock()
 		if err != nil {
 			return err

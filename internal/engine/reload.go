@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"viaduct/internal/hook"
 	"viaduct/internal/netdef"
 	"viaduct/internal/store"
 )
@@ -101,6 +102,7 @@ func (e *Engine) takeIn(ctx context.Context, d store.Definition, report *ReloadR
 		if err := e.change(ctx, n, def); err != nil {
 			return nil, err
 		}
+		defer func() { e.tellHook(ctx, n, hook.Updated, def, nil) }()
 	}
 	if incomplete(&given, def) {
 		if err := e.persist(n, def); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"strings"
 
 	"viaduct/internal/netdef"
@@ -39,9 +38,7 @@ func (e *Engine) DeletePort(ctx context.Context, id netdef.UUID, ref string) err
 	if !p.declared {
 		return notDeclared(n, p)
 	}
-	return e.changePorts(ctx, n, func(ports []port) []port {
-		return slices.DeleteFunc(ports, func(other port) bool { return other.def.UUID == p.def.UUID })
-	})
+	return e.removePorts(ctx, n, func(other port) bool { return other.def.UUID == p.def.UUID })
 }
 
 func notDeclared(n *network, p port) error {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 
+	"viaduct/internal/hook"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 )
@@ -17,9 +18,14 @@ func (e *Engine) Update(ctx context.Context, id netdef.UUID, command netdef.Upda
 		return err
 	}
 	defer n.busy.Unlock()
-	return e.alter(ctx, n, live, config, func(def *netdef.Network) (*netdef.Network, error) {
+	before := n.live
+	err = e.alter(ctx, n, live, config, func(def *netdef.Network) (*netdef.Network, error) {
 		return def.Update(command, section, parent, []byte(xml))
 	})
+	if err == nil && n.live != before {
+		e.tellHook(ctx, n, hook.Updated, n.live, nil)
+	}
+	return err
 }
 
 // SetMetadata changes one of the texts that people attach to a network; an

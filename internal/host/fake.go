@@ -298,6 +298,19 @@ func (f *Fake) Link(name string) (Link, bool) {
 	return links[i], true
 }
 
+// Rename implements Host, of links in the stock.
+func (f *Fake) Rename(link, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := slices.IndexFunc(f.Stock.Links, func(l Link) bool { return l.Name == link })
+	if i < 0 {
+		return fmt.Errorf("rename link %s to %s: it does not exist", link, name)
+	}
+	f.Stock.Links = slices.Clone(f.Stock.Links)
+	f.Stock.Links[i].Name = name
+	return nil
+}
+
 // Ports implements Host.
 func (f *Fake) Ports(bridge string) []Link {
 	var ports []Link

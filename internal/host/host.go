@@ -52,6 +52,8 @@ type Host interface {
 	VirtualFunctions(device string) ([]VF, error)
 	// IsVF reports whether a PCI device is a virtual function.
 	IsVF(address netdef.PCIAddress) bool
+	// Rename gives a link another name. The link is down afterwards.
+	Rename(link, name string) error
 	// Uplinks returns the links that may lead out, sorted by name: those that
 	// are neither ports of a bridge, nor loopback, nor ours.
 	Uplinks() []Uplink

@@ -23,7 +23,7 @@ type linkApplier struct {
 
 func (a *linkApplier) Kinds() []hoststate.Kind {
 	return []hoststate.Kind{
-		hoststate.KindBridge, hoststate.KindTap, hoststate.KindMacvtap, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
+		hoststate.KindBridge, hoststate.KindTap, hoststate.KindMacvtap, hoststate.KindMTU, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
 	}
 }
 
@@ -70,6 +70,8 @@ func (a *linkApplier) apply(op hoststate.Op) error {
 		return a.applyTap(op.Verb, o)
 	case hoststate.Macvtap:
 		return a.applyMacvtap(op.Verb, o)
+	case hoststate.LinkMTU:
+		return a.applyMTU(op.Verb, o)
 	case hoststate.Address:
 		return a.applyAddress(op.Verb, o)
 	case hoststate.LinkUp:
@@ -293,6 +295,32 @@ func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error
 		return allow(a.rtnl.do(unix.RTM_SETLINK, 0, body), unix.ENODEV)
 	}
 	return a.request(unix.RTM_SETLINK, 0, l.index, enslave)
+}
+
+func (a *linkApplier) applyMTU(verb hoststate.Verb, m hoststate.LinkMTU) error {
+	if verb == hoststate.Delete {
+		return nil
+	}
+	l, ok := a.mirror.link(m.Link)
+	switch {
+	case !ok:
+		return errVanished(m.Link)
+	case l.mtu == m.MTU:
+		return nil
+	}
+	return a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) { e.Uint32(unix.IFLA_MTU, uint32(m.MTU)) })
+}
+
+// rename gives a link another name, for which it has to be down.
+func (a *linkApplier) rename(link, name string) error {
+	l, ok := a.mirror.link(link)
+	if !ok {
+		return errVanished(link)
+	}
+	if err := a.setUp(link, false); err != nil {
+		return err
+	}
+	return a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) { e.String(unix.IFLA_IFNAME, name) })
 }
 
 // setMAC gives a link an address. Some drivers, Xen's among them, take one only

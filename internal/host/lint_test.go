@@ -40,6 +40,9 @@ func TestListsAreReadInOnePlace(t *testing.T) {
 			if d, ok := decl.(*ast.FuncDecl); ok && name == "counters.go" && d.Name.Name == "Counters" {
 				continue // it asks for one link
 			}
+			if d, ok := decl.(*ast.FuncDecl); ok && name == "proxy.go" && d.Name.Name == "Observe" {
+				continue // it goes by rtnl.dump, and lists proxies alone
+			}
 			ast.Inspect(decl, func(n ast.Node) bool {
 				s, ok := n.(*ast.SelectorExpr)
 				if !ok {

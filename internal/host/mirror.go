@@ -290,6 +290,9 @@ func (m *mirror) setLink(l link) {
 		m.ports[l.master][l.index] = struct{}{}
 	}
 	m.noteLink(l)
+	if existed && old.mtu != l.mtu {
+		m.changes.add(hoststate.MTUKey(l.name))
+	}
 	if old.up && !l.up {
 		m.dropIPv4Routes(l.index)
 	}

@@ -59,6 +59,9 @@ func (m *mirror) observe(key hoststate.Key) (hoststate.Object, bool) {
 			return nil, false
 		}
 		return m.macvtap(l), true
+	case hoststate.KindMTU:
+		l, ok := m.links[m.names[key.Name]]
+		return hoststate.LinkMTU{Link: l.name, MTU: l.mtu}, ok
 	case hoststate.KindLinkUp:
 		l, ok := m.links[m.names[key.Name]]
 		return hoststate.LinkUp{Link: l.name}, ok && l.up

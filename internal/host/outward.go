@@ -2,11 +2,20 @@ package host
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
 )
+
+// Rename implements Host.
+func (h *kernelHost) Rename(link, name string) error {
+	if err := (&linkApplier{rtnl: h.rtnl, mirror: h.mirror}).rename(link, name); err != nil {
+		return fmt.Errorf("rename link %s to %s: %w", link, name, err)
+	}
+	return nil
+}
 
 // Outward implements Host.
 func (h *kernelHost) Outward(dev string) []netip.Addr { return h.mirror.outward(dev) }

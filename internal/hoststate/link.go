@@ -95,6 +95,25 @@ func (u LinkUp) Text() string { return "up " + u.Link }
 // Container implements Contained.
 func (u LinkUp) Container() Key { return BridgeKey(u.Link) }
 
+// LinkMTU is the MTU of a link that somebody else made, in bytes. It is not
+// undone when it is no longer wanted: nobody knows what it was for.
+type LinkMTU struct {
+	Link string
+	MTU  int
+}
+
+// MTUKey names the MTU of a link.
+func MTUKey(link string) Key { return Key{KindMTU, link} }
+
+// Key implements Object.
+func (m LinkMTU) Key() Key { return MTUKey(m.Link) }
+
+// Text implements Object.
+func (m LinkMTU) Text() string { return fmt.Sprintf("mtu %d of %s", m.MTU, m.Link) }
+
+// Container implements Contained.
+func (m LinkMTU) Container() Key { return BridgeKey(m.Link) }
+
 // Route is a route through a link, in the main table.
 type Route struct {
 	Dst    netip.Prefix // masked
@@ -179,6 +198,22 @@ func (m Member) Text() string {
 // Container implements Contained.
 func (m Member) Container() Key { return BridgeKey(m.Bridge) }
 
+// Proxy is a link answering neighbours who look for an address that is
+// elsewhere (ARP, and neighbour discovery where the link's proxy_ndp is set).
+type Proxy struct {
+	Link string
+	Addr netip.Addr
+}
+
+// Key implements Object.
+func (p Proxy) Key() Key { return Key{KindProxy, p.Link + " " + p.Addr.String()} }
+
+// Text implements Object.
+func (p Proxy) Text() string { return fmt.Sprintf("answer for %s on %s", p.Addr, p.Link) }
+
+// Container implements Contained.
+func (p Proxy) Container() Key { return BridgeKey(p.Link) }
+
 // Service is something that Viaduct itself runs for a network while the
 // network is active: a DHCP server, a DNS server.
 type Service struct {
@@ -186,6 +221,8 @@ type Service struct {
 	Type string
 	// Network is the UUID of the network it serves, in text form.
 	Network string
+	// Link is the one link it serves; "" if it serves all of the network.
+	Link string
 	// Config is the service's own configuration type, a plain value. Two
 	// services are equal when their configurations are (reflect.DeepEqual).
 	Config fmt.Stringer
@@ -195,7 +232,13 @@ type Service struct {
 func ServiceKey(typ, network string) Key { return Key{KindService, typ + " " + network} }
 
 // Key implements Object.
-func (s Service) Key() Key { return ServiceKey(s.Type, s.Network) }
+func (s Service) Key() Key {
+	k := ServiceKey(s.Type, s.Network)
+	if s.Link != "" {
+		k.Name += " " + s.Link
+	}
+	return k
+}
 
 // Text implements Object.
 func (s Service) Text() string { return "service " + s.Type + " " + s.Config.String() }

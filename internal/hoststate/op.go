@@ -64,8 +64,8 @@ func (o Op) String() string {
 // rules go while nobody can use them; the bridge, whose removal costs the
 // kernel tens of milliseconds, goes last.
 var removalRank = [...]int{
-	KindService: 1, KindLinkUp: 2, KindMember: 3, KindPass: 4, KindElement: 5, KindChain: 6, KindSet: 7, KindTable: 8,
-	KindRoute: 9, KindAddress: 10, KindSysctl: 11, KindShaper: 12, KindTap: 13, KindMacvtap: 14, KindBridge: 15,
+	KindService: 1, KindLinkUp: 2, KindMember: 3, KindProxy: 4, KindPass: 5, KindElement: 6, KindChain: 7, KindSet: 8, KindTable: 9,
+	KindRoute: 10, KindAddress: 11, KindSysctl: 12, KindShaper: 13, KindMTU: 14, KindTap: 15, KindMacvtap: 16, KindBridge: 17,
 }
 
 // SortOps puts operations into the order in which they have to be carried out:

@@ -20,6 +20,7 @@ const (
 	KindBridge  Kind = iota + 1 // a bridge link
 	KindTap                     // a tap device
 	KindMacvtap                 // a macvtap device
+	KindMTU                     // the MTU of a link that somebody else made
 	KindShaper                  // a limit on what goes over a link
 	KindSysctl                  // a kernel setting under /proc/sys
 	KindTable                   // an nftables table
@@ -30,14 +31,15 @@ const (
 	KindAddress                 // an address on a link
 	KindLinkUp                  // a link being administratively up
 	KindRoute                   // a route
+	KindProxy                   // an address that a link answers for
 	KindMember                  // a link being a port of a bridge
 	KindService                 // an in-process service of a network, such as its DHCP server
 )
 
 var kindNames = [...]string{
-	KindBridge: "bridge", KindTap: "tap", KindMacvtap: "macvtap", KindShaper: "shaper", KindSysctl: "sysctl", KindTable: "table", KindSet: "set",
-	KindChain:   "chain",
-	KindElement: "element", KindPass: "pass", KindAddress: "address", KindLinkUp: "up", KindRoute: "route",
+	KindBridge: "bridge", KindTap: "tap", KindMacvtap: "macvtap", KindMTU: "mtu", KindShaper: "shaper", KindSysctl: "sysctl", KindTable: "table",
+	KindSet: "set", KindChain: "chain",
+	KindElement: "element", KindPass: "pass", KindAddress: "address", KindLinkUp: "up", KindRoute: "route", KindProxy: "proxy",
 	KindMember: "member", KindService: "service",
 }
 

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -62,6 +63,20 @@ func createPort(_ *Server, r request) (any, error) {
 	if given.Has("tap") {
 		p.Tap = &engine.TapSpec{Name: given.Get("tap"), Owner: uint32(owner)}
 	}
+	if p.Wait, err = r.wait(); err != nil {
+		return nil, err
+	}
+	p.Name = given.Get("name")
+	if text := given.Get("mtu"); text != "" {
+		if p.MTU, err = strconv.Atoi(text); err != nil || p.MTU < 68 || p.MTU > 65535 {
+			return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'mtu' is a number of octets from 68 to 65535, not '%s'", text)
+		}
+	}
+	if text := given.Get("routed"); text != "" {
+		if err := json.Unmarshal([]byte(text), &p.Routed); err != nil {
+			return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'routed': %w", err)
+		}
+	}
 	if p.Tap != nil && p.Link != "" {
 		return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameters 'tap' and 'link' exclude each other")
 	}
@@ -101,8 +116,8 @@ func (c *Client) PortXML(ctx context.Context, ref, port string) (string, error) 
 	return c.text(ctx, network(ref)+"/ports/"+segment(port)+"/xml")
 }
 
-// CreatePort makes a port. A wait for its link cannot be asked for from outside
-// the daemon. Settings need an owner beside them.
+// CreatePort makes a port. Settings need an owner beside them. The daemon waits
+// for a link that does not exist yet up to 15 s.
 func (c *Client) CreatePort(ctx context.Context, ref string, p engine.PortSpec) (engine.Port, error) {
 	query := url.Values{}
 	if p.Tap != nil {
@@ -111,6 +126,22 @@ func (c *Client) CreatePort(ctx context.Context, ref string, p engine.PortSpec) 
 	}
 	if p.Link != "" {
 		query.Set("link", p.Link)
+	}
+	if p.Wait != 0 {
+		query.Set("wait", p.Wait.String())
+	}
+	if p.Name != "" {
+		query.Set("name", p.Name)
+	}
+	if p.MTU != 0 {
+		query.Set("mtu", strconv.Itoa(p.MTU))
+	}
+	if p.Routed != nil {
+		routed, err := json.Marshal(p.Routed)
+		if err != nil {
+			return engine.Port{}, err
+		}
+		query.Set("routed", string(routed))
 	}
 	if p.Reclaim {
 		query.Set("reclaim", "yes")

@@ -51,7 +51,7 @@ var routes = []route{
 	{"DELETE /v1/networks/{ref}/autostart", nil, act(autostart(false))},
 	{"GET /v1/networks/{ref}/counters", nil, func(_ *Server, r request) (any, error) { return r.api.Counters(r.net.UUID) }},
 	{"GET /v1/networks/{ref}/ports", nil, getPorts},
-	{"POST /v1/networks/{ref}/ports", []string{"tap", "link", "mac", "owner", "group", "guard", "reclaim"}, createPort},
+	{"POST /v1/networks/{ref}/ports", []string{"tap", "link", "mac", "owner", "group", "guard", "reclaim", "wait", "name", "mtu", "routed"}, createPort},
 	{"GET /v1/networks/{ref}/ports/{port}/xml", nil, getPortXML},
 	{"PUT /v1/networks/{ref}/ports/{port}/bandwidth", []string{"inbound", "outbound"}, setBandwidth},
 	{"DELETE /v1/networks/{ref}/ports/{port}", nil, func(_ *Server, r request) (any, error) {
@@ -141,6 +141,16 @@ func (r request) yes(name string) (bool, error) {
 	}
 }
 
+// wait reads for how long a link may be waited for.
+func (r request) wait() (wait time.Duration, err error) {
+	if text := r.URL.Query().Get("wait"); text != "" {
+		if wait, err = time.ParseDuration(text); err != nil || wait < 0 || wait > maxWait {
+			return 0, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'wait' is a duration up to %s, not '%s'", maxWait, text)
+		}
+	}
+	return wait, nil
+}
+
 // body reads what was sent along.
 func (r request) body(what string) ([]byte, error) {
 	b, err := io.ReadAll(r.Body)
@@ -215,12 +225,9 @@ const maxWait = 15 * time.Second
 
 // plug makes a link a port of the network.
 func plug(_ *Server, r request) (any, error) {
-	wait := time.Duration(0)
-	if text := r.URL.Query().Get("wait"); text != "" {
-		var err error
-		if wait, err = time.ParseDuration(text); err != nil || wait < 0 || wait > maxWait {
-			return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'wait' is a duration up to %s, not '%s'", maxWait, text)
-		}
+	wait, err := r.wait()
+	if err != nil {
+		return nil, err
 	}
 	return nil, r.api.Plug(r.Context(), r.net.UUID, r.PathValue("link"), wait)
 }

@@ -19,10 +19,28 @@ type FormatOptions struct {
 // Format prints the network in libvirt's canonical form, byte for byte as
 // `virsh net-dumpxml` does.
 func (n *Network) Format(o FormatOptions) string {
+	w := &writer{}
+	w.network(n, o)
+	return w.b.String()
+}
+
+// HookData is what libvirt's hooks for networks read: the network and, if it
+// is about one, a port.
+func HookData(n *Network, p *Port) string {
+	w := &writer{}
+	w.begin("hookData")
+	w.network(n, FormatOptions{})
+	if p != nil {
+		w.port(p)
+	}
+	w.end("hookData")
+	return w.b.String()
+}
+
+func (w *writer) network(n *Network, o FormatOptions) {
 	if o.Inactive {
 		o.Connections, o.DeviceConnections = 0, nil
 	}
-	w := &writer{}
 	attrs := []pair{number("connections", o.Connections)}
 	if len(n.DnsmasqOptions) > 0 {
 		attrs = append([]pair{str("xmlns:dnsmasq", dnsmasqSpace)}, attrs...)
@@ -67,7 +85,6 @@ func (n *Network) Format(o FormatOptions) string {
 		w.end("dnsmasq:options")
 	}
 	w.end("network")
-	return w.b.String()
 }
 
 func (s Switch) String() string {

@@ -59,8 +59,8 @@ func (r *reader) networkElement(root *element) *Network {
 			"unreachable static route gateway '%s' specified for network '%s'", n.Routes[i].Gateway, r.network)
 	}
 	n.Forward = r.forward(root.child("forward"))
-	r.modeRules(root, n)
 	n.Metadata = parseMetadata(root.child("metadata"))
+	r.modeRules(root, n)
 	n.DnsmasqOptions = r.dnsmasqOptions(root)
 	return n
 }
@@ -150,7 +150,10 @@ func (r *reader) modeRules(root *element, n *Network) {
 	macvtap := pool && mode != ModeBridge
 	restricted := mode == ModeNAT || mode == ModeRoute
 
-	r.refuse(restricted && len(n.IPs) == 0, forward, ErrXML,
+	// Where ports are routed, each has a gateway of its own. What is wrong with
+	// the settings themselves is for Validate to say.
+	settings, _ := n.Settings()
+	r.refuse(restricted && len(n.IPs) == 0 && !settings.Routed, forward, ErrXML,
 		"%s forwarding requested, but no IP address provided for network '%s'", mode, r.network)
 	r.refuse((restricted || mode == ModeOpen) && len(n.Forward.Interfaces) > 1, forward, ErrXML,
 		"multiple forwarding interfaces specified for network '%s', only one is supported", r.network)

@@ -132,6 +132,11 @@ func (r *reader) plug(e *element) Plug {
 // Format prints the port as libvirt does.
 func (p *Port) Format() string {
 	w := &writer{}
+	w.port(p)
+	return w.b.String()
+}
+
+func (w *writer) port(p *Port) {
 	w.begin("networkport")
 	w.leaf("uuid", p.UUID.String())
 	w.begin("owner")
@@ -149,7 +154,6 @@ func (p *Port) Format() string {
 	}
 	w.plug(p.Plug)
 	w.end("networkport")
-	return w.b.String()
 }
 
 func (w *writer) plug(p Plug) {

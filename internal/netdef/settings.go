@@ -83,9 +83,22 @@ func (n *Network) Settings() (Settings, error) {
 	return s, nil
 }
 
+// OwnsBridge reports whether the network has a bridge of its own. A network
+// whose settings cannot be read counts as one that has not said otherwise.
+func (n *Network) OwnsBridge() bool {
+	s, _ := n.Settings()
+	return n.Forward.Mode.OwnsBridge() && !s.Routed
+}
+
 func (n *Network) checkSettings() *Error {
-	if _, err := n.Settings(); err != nil {
+	s, err := n.Settings()
+	switch {
+	case err != nil:
 		return err.(*Error)
+	case s.Routed && !n.Forward.Mode.OwnsBridge():
+		return Errorf(ErrConfigUnsupported, "the ports of network '%s' cannot be routed with forward mode '%s'", n.Name, n.Forward.Mode)
+	case s.Routed && len(n.IPs) > 0:
+		return Errorf(ErrConfigUnsupported, "<ip> in network '%s' has no meaning, since its ports are routed: each has a gateway of its own", n.Name)
 	}
 	return nil
 }

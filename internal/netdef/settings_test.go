@@ -9,7 +9,7 @@ import (
 
 func TestSettings(t *testing.T) {
 	const head = `<network><name>n</name><metadata><v:settings xmlns:v='urn:viaduct:settings:1'>`
-	const tail = `</v:settings></metadata><bridge name='virbr7'/><ip address='10.9.0.1' prefix='24'/></network>`
+	const tail = `</v:settings></metadata><bridge name='virbr7'/></network>`
 	net10 := netip.MustParsePrefix("10.0.0.0/8")
 	for _, c := range []struct {
 		inner string
@@ -50,6 +50,19 @@ func TestSettings(t *testing.T) {
 		}
 		if again, err := Parse([]byte(n.Format(FormatOptions{}))); err != nil || !reflect.DeepEqual(again.Metadata, n.Metadata) {
 			t.Errorf("%s: does not come back: %v", c.inner, err)
+		}
+	}
+}
+
+func TestRoutedPortsRefuse(t *testing.T) {
+	for _, rest := range []string{"<ip address='10.9.0.1' prefix='24'/>", "<forward mode='bridge'/><bridge name='br0'/>"} {
+		n, err := Parse([]byte(`<network><name>n</name><metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:ports layout='routed'/></v:settings></metadata>` +
+			rest + `</network>`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.Validate() == nil {
+			t.Errorf("%s is accepted where ports are routed", rest)
 		}
 	}
 }

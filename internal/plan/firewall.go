@@ -276,6 +276,7 @@ func natRules(n *netdef.Network) []hoststate.Rule {
 	for _, net := range untouched {
 		rules = append(rules, rule(hoststate.Destination{Prefix: net}, verdict(hoststate.Return)))
 	}
+	rules = append(rules, exemptions(n)...)
 	for _, net := range subnets(n) {
 		if !translated(n, net) {
 			continue
@@ -289,6 +290,26 @@ func natRules(n *netdef.Network) []hoststate.Rule {
 			rules = append(rules, append(r, translation(n.Forward.NAT, net, true)))
 		}
 		rules = append(rules, append(match, translation(n.Forward.NAT, net, false)))
+	}
+	return rules
+}
+
+// exemptions let connections keep the guest's address.
+func exemptions(n *netdef.Network) []hoststate.Rule {
+	settings, err := n.Settings()
+	if err != nil {
+		return nil // a definition with such settings is never planned
+	}
+	var rules []hoststate.Rule
+	for _, e := range settings.Exempt {
+		var r hoststate.Rule
+		if e.Source.IsValid() {
+			r = append(r, hoststate.Source{Prefix: e.Source})
+		}
+		if e.Destination.IsValid() {
+			r = append(r, hoststate.Destination{Prefix: e.Destination})
+		}
+		rules = append(rules, append(r, verdict(hoststate.Return)))
 	}
 	return rules
 }

@@ -55,6 +55,10 @@ type Port struct {
 	// Leases are the addresses that the guest holds from the network, if its
 	// guard is to learn them.
 	Leases []netip.Addr
+	// MTU in bytes is set on a plugged link; 0 leaves it the network's.
+	MTU int
+	// Routed says what is behind the link, in a network whose ports are routed.
+	Routed *netdef.Routed
 }
 
 // Tap is a link that Viaduct makes for a port, as long as the port exists,
@@ -124,7 +128,11 @@ const defaultMTU = 1500
 // definition is complete (bridge name, MAC and UUID chosen) and has passed
 // Check.
 func Network(n *netdef.Network, facts Facts) (Fragment, error) {
-	own := n.Forward.Mode.OwnsBridge()
+	settings, err := n.Settings()
+	if err != nil {
+		return Fragment{}, err
+	}
+	own := n.OwnsBridge()
 	if n.UUID.IsZero() || own && (n.Bridge.Name == "" || n.MAC.IsZero()) {
 		return Fragment{}, fmt.Errorf("plan network '%s': bridge name, MAC address or UUID not chosen", n.Name)
 	}
@@ -136,6 +144,10 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	}
 	f := Taps(n, facts)
 	f.Shared = hoststate.State{}
+	if settings.Routed {
+		addRouted(&f, n, facts)
+		return f, nil
+	}
 	addPorts(&f, n, facts.Ports)
 	addLimits(&f, n, facts.Ports)
 	if !own {
@@ -190,6 +202,16 @@ func addPorts(f *Fragment, n *netdef.Network, ports []Port) {
 			member.MAC = portMAC
 		}
 		f.Own.Add(member)
+		addPortMTU(f, n, p)
+	}
+}
+
+// addPortMTU gives a link that was plugged in the MTU that it is to have. Taps
+// are made with it.
+func addPortMTU(f *Fragment, n *netdef.Network, p Port) {
+	mtu := cmp.Or(p.MTU, n.MTU)
+	if _, made := f.Own[hoststate.TapKey(p.Link)]; p.Plugged && !made && mtu != 0 {
+		f.Own.Add(hoststate.LinkMTU{Link: p.Link, MTU: mtu})
 	}
 }
 

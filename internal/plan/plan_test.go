@@ -18,6 +18,8 @@ var update = flag.Bool("update", false, "write what the plans are now into the g
 
 const head = `<network><name>net</name><uuid>3e3fce45-4f53-4fa7-bb32-11f34168b82b</uuid>`
 
+const routedPorts = `<metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:ports layout='routed'/>`
+
 // networks are definitions whose plans are kept in testdata/NAME.plan.
 var networks = []struct {
 	name  string
@@ -63,6 +65,16 @@ var networks = []struct {
 				Inbound: &netdef.Rate{Average: 7, Floor: 50}, ClassID: 3,
 			}}},
 		}}},
+	{name: "routed-nat", xml: head + routedPorts + `<v:exempt destination='10.9.0.0/16'/></v:settings></metadata><forward mode='nat' dev='eth0'/>
+		<dns><forwarder addr='192.0.2.53'/></dns></network>`,
+		facts: Facts{Ports: []Port{{Link: "vif1.0", Guest: true, Plugged: true, Def: netdef.Port{MAC: netdef.MAC{0, 0x16, 0x3e, 0, 0, 1}}, Routed: &netdef.Routed{
+			Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.1/32")}, Gateways: []netip.Addr{netip.MustParseAddr("10.0.1.128")}, HostName: "dom1",
+		}}}}},
+	{name: "routed-route", xml: head + routedPorts + `</v:settings></metadata><forward mode='route'/></network>`,
+		facts: Facts{Uplinks: []string{"eth0"}, ForceForwarding: true, Ports: []Port{{Link: "vif2.0", Guest: true, Plugged: true, Def: netdef.Port{MAC: netdef.MAC{0, 0x16, 0x3e, 0, 0, 2}}, Routed: &netdef.Routed{
+			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("192.0.2.64/28"), netip.MustParsePrefix("2001:db8::9/128")},
+			Gateways:  []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("fe80::1")}, Uplink: "eth0",
+		}}}}},
 	{name: "nat-real-stp", xml: head + `<forward mode='nat'/><bridge name='virbr0' delay='4'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`},
 	{name: "nat-wire", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>

@@ -55,6 +55,10 @@ type StatusPort struct {
 	Def string `json:"def,omitempty"`
 	// Guard says which frames the guest may send; nil for any.
 	Guard *netdef.Guard `json:"guard,omitempty"`
+	// MTU in bytes is that of a plugged link; 0 for the network's.
+	MTU int `json:"mtu,omitempty"`
+	// Routed says what is behind the link of a port that is routed.
+	Routed *netdef.Routed `json:"routed,omitempty"`
 	// Tap is set if Viaduct made the link, and makes it again if it is gone.
 	Tap *StatusTap `json:"tap,omitempty"`
 }
