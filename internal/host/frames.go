@@ -61,8 +61,10 @@ var ARPReplies = Filter{unix.ETH_P_ARP, []bpf.Instruction{
 const (
 	// maxFrame is how many bytes of a frame are of interest.
 	maxFrame = 1 << 16
-	// frameQueue is how many bytes of frames the kernel may hold for us.
-	frameQueue = 256 << 10
+	// frameQueue is how many bytes of frames the kernel may hold for us: some
+	// thousand, so that none is lost when all guests boot at once. It takes no
+	// memory as long as there are none.
+	frameQueue = 2 << 20
 )
 
 // FrameConn sends and receives whole Ethernet frames on one link.
@@ -109,14 +111,23 @@ func bindFrames(fd int, ifname string, etherType uint16, program []bpf.RawInstru
 		&unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}); err != nil {
 		return nil, os.NewSyscallError("attach filter", err)
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, frameQueue); err != nil {
-		return nil, os.NewSyscallError("set receive buffer", err)
+	if err := setReceiveQueue(fd, frameQueue); err != nil {
+		return nil, err
 	}
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(etherType), Ifindex: index}); err != nil {
 		return nil, os.NewSyscallError("bind", err)
 	}
 	bound, err := packetName(fd)
 	return bound, os.NewSyscallError("getsockname", err)
+}
+
+// setReceiveQueue lets the kernel hold so many bytes for a socket.
+func setReceiveQueue(fd, bytes int) error {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes) == nil {
+		return nil
+	}
+	// Without CAP_NET_ADMIN the system's limit applies.
+	return os.NewSyscallError("set receive buffer", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes))
 }
 
 // linkIndex asks the kernel for the index of one link. Package net would list

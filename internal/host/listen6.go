@@ -65,11 +65,13 @@ func prepareDHCP6(fd, index int) error {
 		{"bind to link", unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, index},
 		{"receive destinations", unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1},
 		{"leave loopback", unix.SOL_IPV6, unix.IPV6_MULTICAST_LOOP, 0},
-		{"set receive buffer", unix.SOL_SOCKET, unix.SO_RCVBUF, frameQueue},
 	} {
 		if err := unix.SetsockoptInt(fd, o.level, o.option, o.value); err != nil {
 			return os.NewSyscallError(o.name, err)
 		}
+	}
+	if err := setReceiveQueue(fd, frameQueue); err != nil {
+		return err
 	}
 	group := &unix.IPv6Mreq{Multiaddr: allDHCP6Servers.As16(), Interface: uint32(index)}
 	return os.NewSyscallError("join group", unix.SetsockoptIPv6Mreq(fd, unix.SOL_IPV6, unix.IPV6_ADD_MEMBERSHIP, group))

@@ -72,11 +72,8 @@ func newMirror(r *rtnl, ch *changes) (*mirror, error) {
 }
 
 func (m *mirror) start(fd int) (err error) {
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, mirrorQueue); err != nil {
-		// Without CAP_NET_ADMIN the system's limit applies.
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, mirrorQueue); err != nil {
-			return err
-		}
+	if err := setReceiveQueue(fd, mirrorQueue); err != nil {
+		return err
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err

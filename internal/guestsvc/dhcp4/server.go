@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/guestsvc/outbox"
 	"viaduct/internal/guestsvc/throttle"
 	"viaduct/internal/netdef"
 )
@@ -43,7 +44,7 @@ type Deps struct {
 const (
 	// maxInFlight bounds the leases that are on their way to the disk. What
 	// comes then is not answered; clients ask again.
-	maxInFlight = 256
+	maxInFlight = 1024
 	// maxConflicts is how many addresses in use by others are tried for one DISCOVER.
 	maxConflicts = 8
 	// maxFrame is more than any frame with a DHCP message for us.
@@ -55,14 +56,12 @@ type Server struct {
 	deps Deps
 	log  *throttle.Log
 
-	mu       sync.Mutex
-	pool     *pool
-	inFlight int
-	closed   bool
+	mu     sync.Mutex
+	pool   *pool
+	closed bool
 
-	// durable carries ACKs whose lease is on disk. It has room for all in flight.
-	durable chan *reply
-	quit    chan struct{}
+	// durable holds ACKs until their leases are on disk.
+	durable *outbox.Box[*reply]
 	running sync.WaitGroup
 
 	writing sync.Mutex
@@ -88,11 +87,11 @@ func Start(c Config, deps Deps) (*Server, error) {
 	s := &Server{
 		deps: deps, log: throttle.New(deps.Log, deps.Now),
 		pool:    newPool(settings, deps.Leases, deps.Now()),
-		durable: make(chan *reply, maxInFlight), quit: make(chan struct{}),
+		durable: outbox.New[*reply](maxInFlight),
 	}
 	deps.Leases.ReserveNames(leases.IPv4, settings.reserved)
 	s.running.Go(s.listen)
-	s.running.Go(s.confirm)
+	s.running.Go(func() { s.durable.Send(s.confirm) })
 	return s, nil
 }
 
@@ -125,7 +124,7 @@ func (s *Server) Close() error {
 	}
 	s.closed = true
 	s.mu.Unlock()
-	close(s.quit)
+	s.durable.Close()
 	err := s.deps.Frames.Close()
 	s.running.Wait()
 	return err
@@ -294,21 +293,17 @@ func (s *Server) conflict(addr netip.Addr, mac netdef.MAC, how string, now time.
 
 // commit leases the address. The reply is sent when the lease is on disk.
 func (s *Server) commit(r reply, now time.Time) {
-	if s.inFlight >= maxInFlight {
+	if !s.durable.Enter() {
 		s.log.Say(slog.LevelWarn, "dhcp request dropped: the disk does not keep up", "mac", r.to.mac)
 		return
 	}
-	s.inFlight++
 	p, m, addr := s.pool, r.to, r.verdict.addr
 	l := p.leaseOf(r.verdict, m, now)
 	l.Hostname = r.verdict.name
 	former, moved := p.leases.ByClient(m.clientID, m.mac)
 	p.leases.Put(l, func(err error) {
 		r.err = err
-		select {
-		case s.durable <- &r:
-		case <-s.quit:
-		}
+		s.durable.Ready(&r)
 	})
 	if h := p.offerTo[m.key]; h != nil {
 		p.withdraw(h)
@@ -322,23 +317,13 @@ func (s *Server) commit(r reply, now time.Time) {
 	}
 }
 
-// confirm sends the ACKs whose leases are on disk.
-func (s *Server) confirm() {
-	for {
-		select {
-		case r := <-s.durable:
-			s.mu.Lock()
-			s.inFlight--
-			s.mu.Unlock()
-			if r.err != nil {
-				s.logFailure(r.err)
-				continue
-			}
-			s.send(*r)
-		case <-s.quit:
-			return
-		}
+// confirm sends an ACK, if its lease is on disk.
+func (s *Server) confirm(r *reply) {
+	if r.err != nil {
+		s.logFailure(r.err)
+		return
 	}
+	s.send(*r)
 }
 
 // release ends a lease, but keeps it in mind: the client may come back.

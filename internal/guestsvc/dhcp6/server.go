@@ -14,6 +14,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 
 	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/guestsvc/outbox"
 	"viaduct/internal/guestsvc/throttle"
 )
 
@@ -46,21 +47,19 @@ type Deps struct {
 
 // maxInFlight bounds the replies whose leases are on their way to the disk.
 // What comes then is not answered; clients ask again.
-const maxInFlight = 256
+const maxInFlight = 1024
 
 // Server is a running DHCP server.
 type Server struct {
 	deps Deps
 	log  *throttle.Log
 
-	mu       sync.Mutex
-	pool     *pool
-	inFlight int
-	closed   bool
+	mu     sync.Mutex
+	pool   *pool
+	closed bool
 
-	// durable carries replies whose leases are on disk. It has room for all in flight.
-	durable chan *reply
-	quit    chan struct{}
+	// durable holds replies until their leases are on disk.
+	durable *outbox.Box[*reply]
 	running sync.WaitGroup
 }
 
@@ -85,11 +84,11 @@ func Start(c Config, deps Deps) (*Server, error) {
 	s := &Server{
 		deps: deps, log: throttle.New(deps.Log, deps.Now),
 		pool:    newPool(settings, deps.Leases, deps.Now()),
-		durable: make(chan *reply, maxInFlight), quit: make(chan struct{}),
+		durable: outbox.New[*reply](maxInFlight),
 	}
 	deps.Leases.ReserveNames(leases.IPv6, settings.reserved)
 	s.running.Go(s.listen)
-	s.running.Go(s.confirm)
+	s.running.Go(func() { s.durable.Send(s.confirm) })
 	return s, nil
 }
 
@@ -122,7 +121,7 @@ func (s *Server) Close() error {
 	}
 	s.closed = true
 	s.mu.Unlock()
-	close(s.quit)
+	s.durable.Close()
 	err := s.deps.Conn.Close()
 	s.running.Wait()
 	return err
@@ -208,11 +207,10 @@ func (s *Server) commit(r *reply, now time.Time) bool {
 	if r.left == 0 {
 		return true
 	}
-	if s.inFlight >= maxInFlight {
+	if !s.durable.Enter() {
 		s.log.Say(slog.LevelWarn, "dhcp6 message dropped: the disk does not keep up", "from", r.to.from)
 		return false
 	}
-	s.inFlight++
 	done := func(err error) { s.written(r, err) }
 	for _, v := range r.answer.ias {
 		switch {
@@ -260,29 +258,16 @@ func (s *Server) written(r *reply, err error) {
 	if !last {
 		return
 	}
-	select {
-	case s.durable <- r:
-	case <-s.quit:
-	}
+	s.durable.Ready(r)
 }
 
-// confirm sends the replies whose leases are on disk.
-func (s *Server) confirm() {
-	for {
-		select {
-		case r := <-s.durable:
-			s.mu.Lock()
-			s.inFlight--
-			s.mu.Unlock()
-			if r.err != nil {
-				s.log.Say(slog.LevelError, "dhcp6 lease not written", "error", r.err)
-				continue
-			}
-			s.send(r)
-		case <-s.quit:
-			return
-		}
+// confirm sends a reply, if its leases are on disk.
+func (s *Server) confirm(r *reply) {
+	if r.err != nil {
+		s.log.Say(slog.LevelError, "dhcp6 lease not written", "error", r.err)
+		return
 	}
+	s.send(r)
 }
 
 func (s *Server) send(r *reply) {
