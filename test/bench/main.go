@@ -58,6 +58,7 @@ var parts = []struct {
 	{"dhcp", (*bench).dhcp4},
 	{"dhcp6", (*bench).dhcp6},
 	{"dns", (*bench).dns},
+	{"crowd", (*bench).crowd},
 }
 
 func main() {
