@@ -15,11 +15,14 @@ import (
 var portVerbs = []verb{
 	{
 		name: "port-create", group: groupPorts, run: portCreate,
-		short: "make a tap for a guest and plug it into a network", operands: oneNetwork(activeNetwork),
+		short: "plug a guest into a network, by a tap made for it or by a link that it has", operands: oneNetwork(activeNetwork),
 		long: "The tap stays until the port is deleted, the network is gone or the host goes\n" +
 			"down, so a guest can come and go. Any monitor can attach one: QEMU by\n" +
 			"-netdev tap,ifname=NAME,script=no,downscript=no; Firecracker and cloud-hypervisor\n" +
-			"by the name of the tap.\n\n" +
+			"by the name of the tap. In a network of mode bridge the tap is in the host's bridge;\n" +
+			"in one on devices of the host's it is a macvtap, whose file is /dev/tap and its index.\n\n" +
+			"With --link the port is an existing link, such as a container's veth or a Xen vif,\n" +
+			"and ends with the link or with port-delete.\n\n" +
 			"The guest is to have the MAC address that the port has.",
 		example: "viaduct port-create default --tap vm1 --user alice",
 		flags: []flag{

@@ -39,7 +39,7 @@ func TestDeclaredPortFindsItsLink(t *testing.T) {
 	i := r.define(strings.Replace(natXML("a", 1), "</network>", "<portgroup name='g' trustGuestRxFilters='yes'/></network>", 1))
 	r.must(r.Start(ctx, i.UUID))
 	guest := netdef.MAC{0x52, 0x54, 0, 1, 2, 3}
-	spec := PortSpec{Port: netdef.Port{UUID: netdef.UUID{1}, OwnerName: "vm", OwnerUUID: netdef.UUID{2}, MAC: guest, Group: "g"}}
+	spec := PortSpec{Port: netdef.Port{UUID: netdef.UUID{1}, MAC: guest, Group: "g"}}
 	p, err := r.CreatePort(ctx, i.UUID, spec)
 	r.must(err)
 	if p.Active || p.Link != "" || p.Origin != OriginForeign || p.Def.TrustGuestRxFilters != netdef.Yes {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"reflect"
 	"time"
 
@@ -162,7 +163,7 @@ func (p *port) complete() {
 		return
 	}
 	if p.def.OwnerName == "" {
-		p.def.OwnerName = p.name
+		p.def.OwnerName = cmp.Or(p.name, p.def.UUID.String())
 	}
 	if p.def.OwnerUUID.IsZero() {
 		p.def.OwnerUUID = p.def.UUID

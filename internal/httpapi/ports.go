@@ -77,8 +77,11 @@ func createPort(_ *Server, r request) (any, error) {
 			return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'routed': %w", err)
 		}
 	}
-	if p.Tap != nil && p.Link != "" {
+	switch {
+	case p.Tap != nil && p.Link != "":
 		return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameters 'tap' and 'link' exclude each other")
+	case p.Tap == nil && p.Link == "" && len(xml) == 0:
+		return nil, netdef.Errorf(netdef.ErrInvalidArg, "a port is given by parameter 'tap' or 'link', or as XML")
 	}
 	return r.api.CreatePort(r.Context(), r.net.UUID, p)
 }

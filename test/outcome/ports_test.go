@@ -13,11 +13,17 @@ import (
 	"viaduct/internal/lab"
 )
 
-// monitorFor plays a VM monitor: it attaches a guest to a tap of the host, by
-// carrying frames between that and the guest's eth0. The function ends it.
+// monitorFor plays a VM monitor: it attaches a guest to a tap of the host. The
+// function ends it.
 func (s *site) monitorFor(g *lab.Guest, tap string) (detach func()) {
 	s.t.Helper()
-	eth0, port := g.OpenTap("eth0"), s.host.OpenTap(tap)
+	return s.attach(g, s.host.OpenTap(tap))
+}
+
+// attach carries frames between a file of the host's and the guest's eth0.
+func (s *site) attach(g *lab.Guest, port *os.File) (detach func()) {
+	s.t.Helper()
+	eth0 := g.OpenTap("eth0")
 	s.mustIn(g, "ip", "link", "set", "eth0", "address", g.MAC.String(), "up")
 	for _, ends := range [][2]*os.File{{eth0, port}, {port, eth0}} {
 		go func() {
