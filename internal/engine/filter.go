@@ -259,8 +259,7 @@ func (e *Engine) CreateBinding(ctx context.Context, xml []byte) (*netdef.FilterB
 	if err != nil {
 		return nil, err
 	}
-	guard, err := e.mean(b)
-	if err != nil {
+	if _, err := e.mean(b); err != nil {
 		return nil, err
 	}
 	id, err := e.awaitNetworkOf(ctx, b.Port)
@@ -270,7 +269,8 @@ func (e *Engine) CreateBinding(ctx context.Context, xml []byte) (*netdef.FilterB
 	f := &e.filtering
 	f.changing.Lock()
 	defer f.changing.Unlock()
-	if guard, err = e.mean(b); err != nil { // things may have changed meanwhile
+	guard, err := e.mean(b)
+	if err != nil { // things may have changed meanwhile
 		return nil, err
 	}
 	n, err := e.seizeActive(id)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -54,7 +55,14 @@ func TestTCPPassesSmallLinksWithoutICMP(t *testing.T) {
 
 // transfer sends more than any buffer holds to an echo server and reads it back.
 func transfer(ctx context.Context, from *lab.Node, to netip.AddrPort) error {
-	conn, err := from.Dial(ctx, "tcp", to)
+	// Addresses and neighbours take their time on a busy machine.
+	var conn net.Conn
+	var err error
+	for began := time.Now(); time.Since(began) < 20*time.Second; {
+		if conn, err = from.Dial(ctx, "tcp", to); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -38,8 +38,10 @@ func TestSendsInOrderWhatIsReady(t *testing.T) {
 
 func TestPlacesAreBoundedAndFreed(t *testing.T) {
 	b := New[string](2)
-	if !b.Enter() || !b.Enter() {
-		t.Fatal("no place in an empty outbox")
+	for range 2 {
+		if !b.Enter() {
+			t.Fatal("no place in an empty outbox")
+		}
 	}
 	if b.Enter() {
 		t.Error("a third place of two")
