@@ -147,6 +147,14 @@ func newGuarded(n *netdef.Network, p Port, guard *netdef.Guard) guarded {
 			g.add(single(a))
 		}
 	}
+	if p.Routed != nil {
+		g.gateways = append(g.gateways, p.Routed.Gateways...)
+		if guard.Learn {
+			for _, a := range p.Routed.Addresses {
+				g.add(a.Masked())
+			}
+		}
+	}
 	return g
 }
 
