@@ -259,6 +259,7 @@ func (e *Engine) CreateBinding(ctx context.Context, xml []byte) (*netdef.FilterB
 	if err != nil {
 		return nil, err
 	}
+	b.Ref.SetDefault("MAC", b.MAC.String())
 	if _, err := e.mean(b); err != nil {
 		return nil, err
 	}
@@ -295,7 +296,7 @@ func (e *Engine) mean(b *netdef.FilterBinding) (*netdef.Guard, error) {
 	}
 	filter, known := f.find(b.Ref.Filter)
 	if !known {
-		return nil, netdef.Errorf(netdef.ErrNoNWFilter, "referenced filter '%s' is missing", b.Ref.Filter)
+		return nil, netdef.Errorf(netdef.ErrInternal, "referenced filter '%s' is missing", b.Ref.Filter)
 	}
 	return b.Guard(filter, f.find)
 }

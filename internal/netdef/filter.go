@@ -32,6 +32,20 @@ type FilterRef struct {
 	Parameters []Parameter
 }
 
+// SetDefault gives a variable a value if it has none.
+func (r *FilterRef) SetDefault(name, value string) {
+	if slices.ContainsFunc(r.Parameters, func(p Parameter) bool { return p.Name == name }) {
+		return
+	}
+	r.Parameters = append(r.Parameters, Parameter{name, value})
+	sortParameters(r.Parameters)
+}
+
+// sortParameters keeps the order of those of one name.
+func sortParameters(list []Parameter) {
+	slices.SortStableFunc(list, func(a, b Parameter) int { return strings.Compare(a.Name, b.Name) })
+}
+
 // Parameter is a variable with one value. Several of one name are a list.
 type Parameter struct{ Name, Value string }
 
@@ -137,7 +151,7 @@ func (r *reader) filterRef(e *element) FilterRef {
 			ref.Parameters = append(ref.Parameters, Parameter{name, value})
 		}
 	}
-	slices.SortStableFunc(ref.Parameters, func(a, b Parameter) int { return strings.Compare(a.Name, b.Name) })
+	sortParameters(ref.Parameters)
 	return ref
 }
 
