@@ -20,8 +20,8 @@ import (
 	"viaduct/internal/lab"
 )
 
-// binary is the program under test.
-var binary string
+// binary is the program under test, and scratch a folder for all tests.
+var binary, scratch string
 
 func TestMain(m *testing.M) {
 	lab.Init()
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	binary = filepath.Join(dir, "viaduct")
+	scratch, binary = dir, filepath.Join(dir, "viaduct")
 	build := exec.Command("go", "build", "-o", binary, "viaduct/cmd/viaduct")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"viaduct/test/kernel"
 )
 
 // machineParts are the two files that a machine starts from.
@@ -20,7 +21,7 @@ type machineParts struct{ kernel, initrd string }
 
 // parts are made once, since all machines start from the same.
 var parts = sync.OnceValues(func() (machineParts, error) {
-	tree, err := kernelTree()
+	tree, err := kernel.Tree()
 	if err != nil {
 		return machineParts{}, err
 	}
@@ -49,7 +50,7 @@ func packInitrd(tree string) (string, error) {
 		return "", err
 	}
 	files["bin/nft"] = nft
-	libraries, err := output(scratch, "ldd", nft)
+	libraries, err := kernel.Output(scratch, "ldd", nft)
 	if err != nil {
 		return "", err
 	}

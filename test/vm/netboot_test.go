@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+	"viaduct/test/kernel"
 
 	"viaduct/internal/lab"
 )
@@ -43,7 +44,7 @@ func TestNetboot(t *testing.T) {
 		t.Skipf("needs the package ipxe-qemu: %v", err)
 	}
 	t.Parallel()
-	tree, err := kernelTree()
+	tree, err := kernel.Tree()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,6 @@
-package vm
+// Package kernel gives tests the kernel of a distribution to boot in virtual
+// machines: another one than that of the machine they run on.
+package kernel
 
 import (
 	"errors"
@@ -20,7 +22,8 @@ var kernelPackage = regexp.MustCompile(`linux-image-6\.1\.0-\d+-amd64`)
 var kernelParts = []string{
 	"./boot/vmlinuz-*", "./lib/modules/*/modules.*",
 	"./lib/modules/*/kernel/drivers/virtio", "./lib/modules/*/kernel/drivers/block/virtio_blk.ko",
-	"./lib/modules/*/kernel/drivers/net/veth.ko",
+	"./lib/modules/*/kernel/drivers/net/veth.ko", "./lib/modules/*/kernel/drivers/net/virtio_net.ko",
+	"./lib/modules/*/kernel/drivers/net/net_failover.ko", "./lib/modules/*/kernel/net/core/failover.ko",
 	"./lib/modules/*/kernel/fs/ext4", "./lib/modules/*/kernel/fs/jbd2", "./lib/modules/*/kernel/fs/mbcache.ko",
 	"./lib/modules/*/kernel/fs/overlayfs",
 	"./lib/modules/*/kernel/lib/crc16.ko", "./lib/modules/*/kernel/lib/libcrc32c.ko", "./lib/modules/*/kernel/crypto/crc32c_generic.ko",
@@ -28,9 +31,9 @@ var kernelParts = []string{
 	"./lib/modules/*/kernel/net/xfrm", "./lib/modules/*/kernel/net/netfilter/nf*", "./lib/modules/*/kernel/net/ipv[46]/netfilter/nf*",
 }
 
-// kernelTree returns a folder with boot/vmlinuz and lib/modules. It is fetched
+// Tree returns a folder with boot/vmlinuz and lib/modules. It is fetched
 // once and then kept in the user's cache.
-func kernelTree() (string, error) {
+func Tree() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = filepath.Join(os.TempDir(), "cache")
@@ -51,7 +54,7 @@ func kernelTree() (string, error) {
 	name, err := fetchKernel(tmp)
 	if err != nil {
 		// The lists of packages may be none, or too old.
-		if _, update := output(tmp, "apt-get", "-qq", "update"); update == nil {
+		if _, update := Output(tmp, "apt-get", "-qq", "update"); update == nil {
 			name, err = fetchKernel(tmp)
 		}
 	}
@@ -68,7 +71,7 @@ func kernelTree() (string, error) {
 // fetchKernel unpacks the kernel's package into the folder tree in dir, and
 // returns the package's name.
 func fetchKernel(dir string) (string, error) {
-	depends, err := output(dir, "apt-cache", "depends", "linux-image-amd64")
+	depends, err := Output(dir, "apt-cache", "depends", "linux-image-amd64")
 	if err != nil {
 		return "", err
 	}
@@ -76,26 +79,26 @@ func fetchKernel(dir string) (string, error) {
 	if name == "" {
 		return "", fmt.Errorf("linux-image-amd64 does not depend on it here:\n%s", depends)
 	}
-	if _, err := output(dir, "apt-get", "download", name); err != nil {
+	if _, err := Output(dir, "apt-get", "download", name); err != nil {
 		return "", err
 	}
 	tree := filepath.Join(dir, "tree")
 	if err := os.MkdirAll(tree, 0o755); err != nil {
 		return "", err
 	}
-	_, err = output(dir, "sh", "-c", "dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x -C tree --wildcards '"+strings.Join(kernelParts, "' '")+"'")
+	_, err = Output(dir, "sh", "-c", "dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x -C tree --wildcards '"+strings.Join(kernelParts, "' '")+"'")
 	if err != nil {
 		return "", err
 	}
-	if _, err := output(dir, "sh", "-c", "mv tree/boot/vmlinuz-* tree/boot/vmlinuz"); err != nil {
+	if _, err := Output(dir, "sh", "-c", "mv tree/boot/vmlinuz-* tree/boot/vmlinuz"); err != nil {
 		return "", err
 	}
-	_, err = output(dir, "depmod", "-b", tree, strings.TrimPrefix(name, "linux-image-"))
+	_, err = Output(dir, "depmod", "-b", tree, strings.TrimPrefix(name, "linux-image-"))
 	return name, err
 }
 
-// output runs a program in a folder and returns what it printed.
-func output(dir, program string, args ...string) (string, error) {
+// Output runs a program in a folder and returns what it printed.
+func Output(dir, program string, args ...string) (string, error) {
 	cmd := exec.Command(program, args...)
 	cmd.Dir = dir
 	var errs strings.Builder

@@ -1,0 +1,288 @@
+package libvirt
+
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"viaduct/internal/lab"
+	"viaduct/test/kernel"
+)
+
+// guestInit is the first program of a guest. It takes an address, tells so on
+// the console, and then says again and again whether the outside answers.
+const guestInit = `#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+for m in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net; do [ -e /modules/$m.ko ] && insmod /modules/$m.ko; done
+ip link set eth0 up
+udhcpc -i eth0 -q -n -t 60 -T 1 -S -s /udhcpc >/dev/null 2>&1
+echo LEASE $(ip -4 -o addr show eth0 | sed 's/.*inet \([^ ]*\).*/\1/')
+while :; do
+	for to in $(cat /proc/cmdline); do
+		case $to in ping=*) ping -c 1 -W 1 ${to#ping=} >/dev/null 2>&1 && echo REACHED ${to#ping=} || echo LOST ${to#ping=};; esac
+	done
+	usleep 100000
+done
+`
+
+// guestDHCP is what udhcpc runs when it has an address.
+const guestDHCP = `#!/bin/busybox sh
+[ "$1" = bound ] || exit 0
+ip addr add $ip/$mask dev eth0
+ip route add default via $router
+`
+
+// guestModules are the modules that a guest's card needs, if the kernel has not
+// got them built in.
+var guestModules = []string{
+	"drivers/virtio/virtio.ko", "drivers/virtio/virtio_ring.ko", "drivers/virtio/virtio_pci_modern_dev.ko", "drivers/virtio/virtio_pci_legacy_dev.ko",
+	"drivers/virtio/virtio_pci.ko", "net/core/failover.ko", "drivers/net/net_failover.ko", "drivers/net/virtio_net.ko",
+}
+
+// guestFolder has the kernel and the first files of all guests.
+var guestFolder = sync.OnceValues(func() (string, error) {
+	tree, err := kernel.Tree()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(scratch, "guest")
+	root := filepath.Join(dir, "root")
+	for _, d := range []string{"bin", "proc", "dev", "modules"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return "", err
+		}
+	}
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return "", err
+	}
+	copies := map[string]string{filepath.Join(root, "bin/busybox"): busybox, filepath.Join(dir, "vmlinuz"): filepath.Join(tree, "boot/vmlinuz")}
+	for _, m := range guestModules {
+		found, _ := filepath.Glob(filepath.Join(tree, "lib/modules/*/kernel", m))
+		if len(found) == 1 {
+			copies[filepath.Join(root, "modules", filepath.Base(m))] = found[0]
+		}
+	}
+	for to, from := range copies {
+		content, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(to, content, 0o755)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	err = errors.Join(os.WriteFile(filepath.Join(root, "init"), []byte(guestInit), 0o755),
+		os.WriteFile(filepath.Join(root, "udhcpc"), []byte(guestDHCP), 0o755))
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Create(filepath.Join(dir, "initrd"))
+	if err != nil {
+		return "", err
+	}
+	z := gzip.NewWriter(f)
+	pack := exec.Command("sh", "-c", "find . | cpio -o -H newc -R 0:0 --quiet")
+	pack.Dir, pack.Stdout = root, z
+	return dir, errors.Join(pack.Run(), z.Close(), f.Close())
+})
+
+// qemuConfig keeps libvirt's QEMU driver from what a namespace does not have.
+const qemuConfig = `user = "root"
+group = "root"
+security_driver = "none"
+cgroup_controllers = []
+namespaces = []
+remember_owner = 0
+stdio_handler = "file"
+`
+
+// guest is a QEMU guest that libvirt's own driver runs.
+type guest struct {
+	s    *server
+	name string
+	run  *lab.Process
+}
+
+// newGuest starts a guest with one card. It pings the addresses.
+func (s *server) newGuest(name, card string, pings ...string) *guest {
+	s.t.Helper()
+	lab.Need(s.t, "virt-qemu-run", "qemu-system-x86_64", "busybox", "cpio")
+	dir, err := guestFolder()
+	s.must(err)
+	s.host.Share(dir)
+	for i := range pings {
+		pings[i] = "ping=" + pings[i]
+	}
+	g := &guest{s: s, name: name}
+	root := "/tmp/qemu-" + name
+	s.must(s.host.Do(func() error {
+		return errors.Join(os.MkdirAll(root+"/etc", 0o755), os.MkdirAll("/etc/libvirt", 0o755),
+			os.WriteFile("/etc/libvirt/libvirt.conf", []byte("remote_mode = \"direct\"\n"), 0o644),
+			os.WriteFile(root+"/etc/qemu.conf", []byte(qemuConfig), 0o644))
+	}))
+	s.host.WriteFile("/tmp/"+name+".xml", fmt.Sprintf(`<domain type='qemu'><name>%s</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
+		<os><type arch='x86_64' machine='pc'>hvm</type><kernel>%s/vmlinuz</kernel><initrd>%s/initrd</initrd>
+		<cmdline>console=ttyS0 quiet panic=1 rdinit=/init %s</cmdline></os><features><acpi/><apic/></features><cpu mode='custom'><model>qemu64</model></cpu>
+		<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>%s
+		<serial type='file'><source path='/tmp/console-%s'/></serial><memballoon model='none'/></devices></domain>`,
+		name, dir, dir, strings.Join(pings, " "), card, name))
+	g.run = s.host.Start("virt-qemu-run", "-r", root, "/tmp/"+name+".xml")
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("guest %s: %s\n%s", name, g.run.Output(), g.console())
+		}
+	})
+	return g
+}
+
+// console is what the guest has said.
+func (g *guest) console() string {
+	said, err := g.s.host.ReadFile("/tmp/console-" + g.name)
+	if err != nil {
+		return ""
+	}
+	return strings.ReplaceAll(said, "\r", "")
+}
+
+// says waits until the guest says something that it has not said before from on.
+func (g *guest) says(from int, what string) {
+	g.s.t.Helper()
+	lab.Eventually(g.s.t, 90*time.Second, func() error {
+		select {
+		case <-g.run.Done():
+			g.s.t.Fatalf("the guest has ended: %s\n%s\n%s", g.run.Output(), g.console(), g.s.log())
+		default:
+		}
+		if said := g.console(); from > len(said) || !strings.Contains(said[from:], what) {
+			return fmt.Errorf("guest %s has not said %q:\n%s", g.name, what, said)
+		}
+		return nil
+	})
+}
+
+// saysFromNow waits until it says something once more.
+func (g *guest) saysFromNow(what string) {
+	g.s.t.Helper()
+	g.says(len(g.console()), what)
+}
+
+// end pulls the plug, as far as libvirt lets it.
+func (g *guest) end() {
+	g.s.t.Helper()
+	_, err := g.run.Stop(g.s.context())
+	if err != nil && g.run.PID() == 0 {
+		g.s.t.Error(err)
+	}
+}
+
+// card is a guest's card in a network.
+func card(network, mac, inner string) string {
+	return fmt.Sprintf("<interface type='network'><mac address='%s'/><source %s/><model type='virtio'/>%s</interface>", mac, network, inner)
+}
+
+// ports are the UUIDs of the ports of a network.
+func (s *server) ports(network string) []string {
+	s.t.Helper()
+	return strings.Fields(s.succeed("net-port-list", network, "--uuid"))
+}
+
+// A guest of libvirt's QEMU driver boots, gets its lease from Viaduct, and
+// reaches the world, also while the daemon is away and after its network was
+// stopped and started. Nothing of it is left when it ends.
+func TestQEMUGuest(t *testing.T) {
+	lab.Need(t, "virsh")
+	s := newOurs(t)
+	s.host.WriteFile("/tmp/lan.xml", natXML("lan", 50, ""))
+	s.succeed("net-define", "/tmp/lan.xml")
+	s.succeed("net-start", "lan")
+	outside := s.host.Outside.Addr.String()
+	g := s.newGuest("vm", card("network='lan'", "52:54:00:50:00:01", ""), outside)
+	g.says(0, "LEASE 192.168.50.")
+	g.says(0, "REACHED "+outside)
+
+	if said := s.succeed("net-dhcp-leases", "lan"); !strings.Contains(said, "52:54:00:50:00:01") {
+		t.Errorf("leases:\n%s", said)
+	}
+	ports := s.ports("lan")
+	if len(ports) != 1 {
+		t.Fatalf("ports %v, want one", ports)
+	}
+	xml := s.succeed("net-port-dumpxml", "lan", ports[0])
+	for _, want := range []string{"<name>vm</name>", "<mac address='52:54:00:50:00:01'/>", "<plug type='network' bridge='virbr50'/>"} {
+		if !strings.Contains(xml, want) {
+			t.Errorf("the port has no %s:\n%s", want, xml)
+		}
+	}
+	if live := s.succeed("net-dumpxml", "lan"); !strings.Contains(live, "<network connections='1'>") {
+		t.Errorf("the network does not count the guest:\n%s", live)
+	}
+
+	s.daemon.Kill9()
+	g.saysFromNow("REACHED " + outside)
+	s.must(s.daemon.Start())
+	g.saysFromNow("REACHED " + outside)
+	if again := s.ports("lan"); len(again) != 1 || again[0] != ports[0] {
+		t.Errorf("ports %v after a restart, want %v", again, ports)
+	}
+
+	s.succeed("net-destroy", "lan")
+	g.saysFromNow("LOST " + outside)
+	s.succeed("net-start", "lan")
+	g.saysFromNow("REACHED " + outside)
+
+	g.end()
+	lab.Eventually(t, 20*time.Second, func() error {
+		if left := s.ports("lan"); len(left) > 0 {
+			return fmt.Errorf("ports %v are left", left)
+		}
+		return nil
+	})
+}
+
+// Guests on isolated ports reach the world and not each other.
+func TestQEMUGuestsApart(t *testing.T) {
+	lab.Need(t, "virsh")
+	s := newOurs(t)
+	s.host.WriteFile("/tmp/lan.xml", `<network><name>lan</name><forward mode='nat'/><bridge name='virbr50'/>
+		<ip address='192.168.50.1' netmask='255.255.255.0'><dhcp><range start='192.168.50.100' end='192.168.50.200'/>
+		<host mac='52:54:00:50:00:01' ip='192.168.50.11'/><host mac='52:54:00:50:00:02' ip='192.168.50.12'/></dhcp></ip>
+		<portgroup name='staff' trustGuestRxFilters='yes'/></network>`)
+	s.succeed("net-define", "/tmp/lan.xml")
+	s.succeed("net-start", "lan")
+	outside := s.host.Outside.Addr.String()
+	one := s.newGuest("one", card("network='lan' portgroup='staff'", "52:54:00:50:00:01", "<port isolated='yes'/>"), outside, "192.168.50.12")
+	two := s.newGuest("two", card("network='lan'", "52:54:00:50:00:02", "<port isolated='yes'/>"), outside, "192.168.50.11")
+	one.says(0, "LEASE 192.168.50.11")
+	two.says(0, "LEASE 192.168.50.12")
+	for _, g := range []*guest{one, two} {
+		g.saysFromNow("REACHED " + outside)
+	}
+	one.saysFromNow("LOST 192.168.50.12")
+	two.saysFromNow("LOST 192.168.50.11")
+	if said := one.console() + two.console(); strings.Contains(said, "REACHED 192.168.50.") {
+		t.Errorf("the guests reach each other:\n%s", said)
+	}
+	group := 0
+	for _, p := range s.ports("lan") {
+		xml := s.succeed("net-port-dumpxml", "lan", p)
+		if !strings.Contains(xml, "<port isolated='yes'/>") {
+			t.Errorf("the port is not isolated:\n%s", xml)
+		}
+		if strings.Contains(xml, "<group>staff</group>") && strings.Contains(xml, "<rxfilters trustGuest='yes'/>") {
+			group++
+		}
+	}
+	if group != 1 {
+		t.Errorf("%d ports have what their group has, want 1", group)
+	}
+}
