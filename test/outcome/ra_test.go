@@ -2,55 +2,22 @@ package outcome
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/mdlayher/ndp"
-
 	"viaduct/internal/lab"
 )
 
 // lanRouter is a router in the LAN at the host's eth1 that advertises itself.
-type lanRouter struct {
-	*lab.Node
-	t *testing.T
-}
-
-func (s *site) lanRouter() *lanRouter {
-	r := &lanRouter{s.Node("router"), s.t}
-	s.Connect(s.host.Node, "eth1", r.Node, "eth0", lab.WireOptions{})
+func (s *site) lanRouter() *lab.Node {
+	r := s.Node("router")
+	s.Connect(s.host.Node, "eth1", r, "eth0", lab.WireOptions{})
 	return r
 }
 
-// advertise sends one router advertisement.
-func (r *lanRouter) advertise(lifetime time.Duration) {
-	r.t.Helper()
-	err := r.Do(func() error {
-		link, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		var conn *ndp.Conn
-		lab.Eventually(r.t, 10*time.Second, func() error { // until the link-local address is confirmed
-			conn, _, err = ndp.Listen(link, ndp.LinkLocal)
-			return err
-		})
-		defer conn.Close()
-		return conn.WriteTo(&ndp.RouterAdvertisement{
-			CurrentHopLimit: 64, RouterLifetime: lifetime,
-			Options: []ndp.Option{&ndp.PrefixInformation{
-				PrefixLength: 64, OnLink: true, AutonomousAddressConfiguration: true,
-				ValidLifetime: lifetime, PreferredLifetime: lifetime, Prefix: netip.MustParseAddr("2001:db8:77::"),
-			}},
-		}, nil, netip.IPv6LinkLocalAllNodes())
-	})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-}
+var advertised = netip.MustParsePrefix("2001:db8:77::/64")
 
 // A host that has its own way out from router advertisements keeps it while a
 // network makes it forward IPv6, and afterwards; its settings are put back.
@@ -65,7 +32,7 @@ func TestHostKeepsItsOwnIPv6Route(t *testing.T) {
 		}
 		return nil
 	}
-	router.advertise(30 * time.Second)
+	router.Advertise("eth0", advertised, 30*time.Second)
 	lab.Eventually(t, 10*time.Second, learned)
 	settings := func() string {
 		return s.mustRun("sh", "-c", "grep -r . /proc/sys/net/ipv6/conf/eth*/*forwarding /proc/sys/net/ipv6/conf/*/accept_ra /proc/sys/net/ipv6/conf/all/forwarding")
@@ -77,7 +44,7 @@ func TestHostKeepsItsOwnIPv6Route(t *testing.T) {
 	}
 	for i := range 3 {
 		lifetime := time.Duration(40+10*i) * time.Second
-		router.advertise(lifetime)
+		router.Advertise("eth0", advertised, lifetime)
 		lab.Eventually(t, 10*time.Second, func() error {
 			if err := learned(); err != nil {
 				return err

@@ -3,6 +3,7 @@
 // environment, which comes from the kernel's command line, says what to do:
 //
 //	part=load      give leases for ever, on a disk that outlives the machine
+//	part=uplink    start and stop an IPv6 network beside a route that the host was told by its router
 //	part=firewall  show the rules, and what of a guest is seen outside
 //	daemon=FLAG    pass the flag to the daemon
 //
@@ -22,7 +23,7 @@ import (
 	"viaduct/internal/lab"
 )
 
-var parts = map[string]func(*world){"load": load, "firewall": firewall}
+var parts = map[string]func(*world){"load": load, "firewall": firewall, "uplink": uplink}
 
 func main() {
 	lab.Init()
