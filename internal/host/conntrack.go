@@ -7,10 +7,7 @@ import (
 	"os"
 	"slices"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-
-	"viaduct/internal/hoststate"
 )
 
 // The kernel's connection tracking over netlink (linux/netfilter/nfnetlink_conntrack.h).
@@ -33,53 +30,9 @@ type conntrack struct{ netlink *rtnl }
 
 func newConntrack() conntrack { return conntrack{newNetlink(unix.NETLINK_NETFILTER)} }
 
-// withdrawn lists the prefixes whose traffic the operations no longer let
-// through as before. A rule with a verdict that goes takes its permission with
-// it, even where a wider one takes its place: what is established under one
-// rule may be what the next forbids to begin.
-func withdrawn(ops []hoststate.Op) []netip.Prefix {
-	var list []netip.Prefix
-	for _, op := range ops {
-		old, ok := op.Old.(hoststate.Chain)
-		if !ok || old.Hook != nil {
-			continue
-		}
-		now, _ := op.New.(hoststate.Chain)
-		for _, r := range old.Rules {
-			if permits(r) && !slices.ContainsFunc(now.Rules, func(n hoststate.Rule) bool { return n.String() == r.String() }) {
-				list = append(list, prefixesIn(r)...)
-			}
-		}
-	}
-	return list
-}
-
-// permits reports whether a rule lets something through, as far as it goes.
-func permits(r hoststate.Rule) bool {
-	if len(r) == 0 {
-		return false
-	}
-	v, ok := r[len(r)-1].(hoststate.Verdict)
-	return ok && (v.Kind == hoststate.Accept || v.Kind == hoststate.Return)
-}
-
-// prefixesIn are the addresses that a rule is about.
-func prefixesIn(r hoststate.Rule) []netip.Prefix {
-	var list []netip.Prefix
-	for _, e := range r {
-		switch e := e.(type) {
-		case hoststate.Source:
-			list = append(list, e.Prefix)
-		case hoststate.Destination:
-			list = append(list, e.Prefix)
-		}
-	}
-	return list
-}
-
-// forget ends the tracking of connections that have an end in one of the
-// prefixes, before or after translation. What goes on of them is judged as new.
-func (c conntrack) forget(prefixes []netip.Prefix) error {
+// forget ends the tracking of connections that are no longer permitted. What
+// goes on of them is judged as new. leads says which link leads to an address.
+func (c conntrack) forget(gone []ended, leads func(netip.Addr) string) error {
 	// Listing costs the kernel 10 ms for its empty table too.
 	if count, err := os.ReadFile(trackedCount); err == nil && string(count) == "0\n" {
 		return nil
@@ -88,46 +41,45 @@ func (c conntrack) forget(prefixes []netip.Prefix) error {
 		number byte
 		is     func(netip.Addr) bool
 	}{{unix.AF_INET, netip.Addr.Is4}, {unix.AF_INET6, netip.Addr.Is6}} {
-		if !slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return family.is(p.Addr()) }) {
+		if !slices.ContainsFunc(gone, func(e ended) bool { return family.is(e.prefix.Addr()) }) {
 			continue
 		}
-		if err := c.forgetFamily(family.number, prefixes); err != nil {
+		if err := c.forgetFamily(family.number, gone, leads); err != nil {
 			return fmt.Errorf("forget connections: %w", err)
 		}
 	}
 	return nil
 }
 
-func (c conntrack) forgetFamily(family byte, prefixes []netip.Prefix) error {
+func (c conntrack) forgetFamily(family byte, gone []ended, leads func(netip.Addr) string) error {
 	entries, err := c.netlink.dump(ctGet, []byte{family, unix.NFNETLINK_V0, 0, 0})
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if !hasEnd(e, prefixes) {
+	for _, entry := range entries {
+		if len(entry.Data) < nfgenmsgSize {
+			continue
+		}
+		connection := trackedIn(entry.Data[nfgenmsgSize:])
+		if !slices.ContainsFunc(gone, func(e ended) bool { return e.ends(connection, leads) }) {
 			continue
 		}
 		// An entry names itself; one that has ended meanwhile is no loss.
-		if err := c.netlink.do(ctDelete, 0, e.Data); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := c.netlink.do(ctDelete, 0, entry.Data); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
 	return nil
 }
 
-// hasEnd reports whether one of the four addresses of a tracked connection
-// is in one of the prefixes.
-func hasEnd(entry netlink.Message, prefixes []netip.Prefix) bool {
-	if len(entry.Data) < nfgenmsgSize {
-		return false
-	}
-	for _, tuple := range []uint16{ctaTupleOrig, ctaTupleReply} {
-		for _, raw := range eachAttr(attrIn(attrIn(entry.Data[nfgenmsgSize:], tuple), ctaTupleIP)) {
-			a, ok := netip.AddrFromSlice(raw)
-			if ok && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
-				return true
+// trackedIn reads the addresses of an entry.
+func trackedIn(entry []byte) (c tracked) {
+	for tuple, addresses := range map[uint16][2]*netip.Addr{ctaTupleOrig: {&c.from, &c.to}, ctaTupleReply: {&c.answerFrom, &c.answerTo}} {
+		for typ, raw := range eachAttr(attrIn(attrIn(entry, tuple), ctaTupleIP)) {
+			if a, ok := netip.AddrFromSlice(raw); ok && typ > 0 {
+				*addresses[(typ-1)%2] = a // sources have odd numbers
 			}
 		}
 	}
-	return false
+	return c
 }

@@ -262,9 +262,9 @@ func (h *kernelHost) Apply(ctx context.Context, ops []hoststate.Op) error {
 		// established could pass. The kernel takes 10 ms to go through all
 		// connections, meanwhile the bridge can go.
 		if len(gone) > 0 && onlyRemovals(runs[i+1:]) {
-			prefixes := gone
+			withdrawn := gone
 			gone = nil
-			ending.Go(func() { h.forget(prefixes) })
+			ending.Go(func() { h.forget(withdrawn) })
 		}
 	}
 	return nil
@@ -284,9 +284,9 @@ func onlyRemovals(runs []run) bool {
 }
 
 // forget ends connections that are no longer permitted.
-func (h *kernelHost) forget(prefixes []netip.Prefix) {
-	if err := h.tracked.forget(prefixes); err != nil {
-		h.log.Warn("connections that are no longer permitted may go on until they end", "addresses", prefixes, "error", err)
+func (h *kernelHost) forget(gone []ended) {
+	if err := h.tracked.forget(gone, h.mirror.leads); err != nil {
+		h.log.Warn("connections that are no longer permitted may go on until they end", "permissions", gone, "error", err)
 	}
 }
 

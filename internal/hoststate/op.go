@@ -70,11 +70,14 @@ var removalRank = [...]int{
 
 // SortOps puts operations into the order in which they have to be carried out:
 // removals of services and of links' being up, then creations and changes by
-// kind, then all other removals.
+// kind, then all other removals. A bridge whose ports move to another one stays
+// up until they have: what is sent to the guests meanwhile has a way.
 func SortOps(ops []Op) {
+	left := leftBridges(ops)
+	relieved := func(o Op) bool { return o.Verb == Delete && o.Key().Kind == KindLinkUp && left[o.Key().Name] }
 	phase := func(o Op) int {
 		switch {
-		case o.Verb != Delete:
+		case o.Verb != Delete, relieved(o):
 			return 1
 		case o.Key().Kind == KindLinkUp, o.Key().Kind == KindService:
 			return 0
@@ -83,10 +86,13 @@ func SortOps(ops []Op) {
 		}
 	}
 	rank := func(o Op) int {
-		if o.Verb == Delete {
+		switch {
+		case relieved(o):
+			return 2*int(KindMember) + 1
+		case o.Verb == Delete:
 			return removalRank[o.Key().Kind]
 		}
-		return int(o.Key().Kind)
+		return 2 * int(o.Key().Kind)
 	}
 	// The kernel drops what a host learned as a host when it becomes a router,
 	// so the settings that keep it come before those that forward.
@@ -101,6 +107,23 @@ func SortOps(ops []Op) {
 		return cmp.Or(cmp.Compare(phase(a), phase(b)), cmp.Compare(rank(a), rank(b)), cmp.Compare(forwards(a), forwards(b)),
 			cmp.Compare(a.Key().Name, b.Key().Name))
 	})
+}
+
+// leftBridges are the bridges of which ports move to another one.
+func leftBridges(ops []Op) map[string]bool {
+	moved := map[string]bool{}
+	for _, o := range ops {
+		if m, ok := o.New.(Member); ok && o.Verb == Create {
+			moved[m.Link] = true
+		}
+	}
+	left := map[string]bool{}
+	for _, o := range ops {
+		if m, ok := o.Old.(Member); ok && o.Verb == Delete && moved[m.Link] {
+			left[m.Bridge] = true
+		}
+	}
+	return left
 }
 
 // FormatOps is a plan as text, one operation a line.

@@ -43,6 +43,23 @@ func TestSortOps(t *testing.T) {
 	}
 }
 
+// Guests that move to another bridge are never without one that is up.
+func TestSortOpsOfMoves(t *testing.T) {
+	ops := []Op{
+		{Verb: Delete, Old: Bridge{Name: "old"}},
+		{Verb: Delete, Old: LinkUp{Link: "old"}},
+		{Verb: Delete, Old: Member{Link: "vnet0", Bridge: "old"}},
+		{Verb: Create, New: Service{Type: "dns", Network: "m"}},
+		{Verb: Create, New: Member{Link: "vnet0", Bridge: "new"}},
+		{Verb: Create, New: LinkUp{Link: "new"}},
+	}
+	SortOps(ops)
+	want := "+ up new\n+ port vnet0 of bridge new\n- up old\n"
+	if got := FormatOps(ops[:3]); got != want {
+		t.Errorf("got:\n%swant:\n%s", got, want)
+	}
+}
+
 func TestInverse(t *testing.T) {
 	a, b := Bridge{Name: "b", MTU: 1500}, Bridge{Name: "b", MTU: 9000}
 	for _, op := range []Op{{Verb: Create, New: a}, {Verb: Delete, Old: a}, {Verb: Change, Old: a, New: b}} {

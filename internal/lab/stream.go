@@ -133,6 +133,13 @@ func (s *stream) Await(ctx context.Context, packets int) error {
 	return s.arrivals.await(ctx, int64(packets))
 }
 
+// Sent is how many packets were sent so far.
+func (s *stream) Sent() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.loss.Sent
+}
+
 // account ends the stream, waits for stragglers and returns the result.
 func (s *stream) account() Loss {
 	s.halt()

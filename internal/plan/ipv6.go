@@ -34,7 +34,7 @@ func addIPv6(f *Fragment, n *netdef.Network, facts Facts) {
 	f.Own.Add(ipv6Sysctl(bridge, "disable_ipv6", disabled), ipv6Sysctl(bridge, "accept_ra", "0"), ipv6Sysctl(bridge, "autoconf", "0"))
 	if disabled == "0" {
 		// The link-local address is in the plan, see linkLocal.
-		f.Own.Add(ipv6Sysctl(bridge, "addr_gen_mode", "1"))
+		f.Own.Add(ipv6Sysctl(bridge, "addr_gen_mode", "1"), ipv6Sysctl(bridge, "ndisc_notify", "1"))
 	}
 	if disabled == "1" || n.Forward.Mode == netdef.ModeNone {
 		return

@@ -166,6 +166,8 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		ForwardDelay: forwardDelay(n, stp),
 	}, hoststate.LinkUp{Link: bridge})
 
+	// Should the bridge get another MAC address, guests hear of it at once.
+	f.Own.Add(hoststate.Sysctl{Name: "net/ipv4/conf/" + bridge + "/arp_notify", Value: "1", Link: bridge})
 	addIPv6(&f, n, facts)
 	for _, ip := range n.IPs {
 		f.Own.Add(hoststate.Address{Link: bridge, Prefix: ip.Prefix()})
