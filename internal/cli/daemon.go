@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"viaduct/internal/bridgehelper"
@@ -19,9 +21,12 @@ import (
 	"viaduct/internal/libvirtrpc/dispatch"
 	"viaduct/internal/libvirtrpc/nwfilter"
 	"viaduct/internal/libvirtrpc/polkit"
+	"viaduct/internal/netdef"
 )
 
 var logLevels = []string{"debug", "info", "warn", "error"}
+
+var backends = []string{netdef.BackendViaduct, netdef.BackendDnsmasq}
 
 var daemonFlags = []flag{
 	{name: "config-dir", value: "DIR", help: "definitions are in DIR", fallback: "/etc/viaduct"},
@@ -35,6 +40,7 @@ var daemonFlags = []flag{
 	{name: "resolv-conf", value: "FILE", help: "FILE lists the servers that guests' DNS queries go to", fallback: "/etc/resolv.conf"},
 	{name: "hook-dir", value: "DIR", help: "programs for moments in networks' lives are DIR/network and DIR/network.d/* (default: hooks in the folder of --config-dir)"},
 	{name: "hook-timeout", value: "SECONDS", help: "end such a program after SECONDS", fallback: "60"},
+	{name: "dns-dhcp-backend", value: "WHO", help: "networks that do not say so are served by WHO: viaduct itself or dnsmasq", fallback: netdef.BackendViaduct, choices: backends},
 	{name: "no-default", help: "do not create the network default at the first start"},
 	{name: "unsafe-no-sync", help: "promise leases that a power cut loses", hidden: true},
 	{name: "log-level", value: "LEVEL", help: "log from LEVEL on: debug, info, warn or error", fallback: "info", choices: logLevels},
@@ -63,12 +69,16 @@ func runDaemon(c *call) error {
 	default:
 		return usagef("unknown --libvirt-access '%s': it is connection or object", c.text("libvirt-access"))
 	}
+	if !slices.Contains(backends, c.text("dns-dhcp-backend")) {
+		return usagef("unknown --dns-dhcp-backend '%s': it is %s", c.text("dns-dhcp-backend"), strings.Join(backends, " or "))
+	}
 	seconds, err := strconv.ParseUint(c.text("hook-timeout"), 10, 31)
 	if err != nil || seconds == 0 {
 		return usagef("--hook-timeout '%s' is no number of seconds", c.text("hook-timeout"))
 	}
 	config := daemon.Config{
 		Hooks:     &hook.Runner{Dir: hookDir(c), Limit: time.Duration(seconds) * time.Second, Log: log},
+		Dnsmasq:   c.text("dns-dhcp-backend") == netdef.BackendDnsmasq,
 		ConfigDir: c.text("config-dir"), StateDir: c.text("state-dir"), RunDir: c.text("run-dir"),
 		TableOwner: c.text("table-owner"), ResolvConf: c.text("resolv-conf"), NoDefault: c.is("no-default"),
 		UnsafeNoSync: c.is("unsafe-no-sync"),

@@ -17,7 +17,6 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
 	"viaduct/internal/engine"
-	"viaduct/internal/guestsvc"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/hook"
 	"viaduct/internal/host"
@@ -41,6 +40,9 @@ type Config struct {
 	LibvirtDirs []string
 	// NoDefault leaves out the default network at the first start.
 	NoDefault bool
+	// Dnsmasq has dnsmasq serve the guests of networks that do not say by whom
+	// they are to be served.
+	Dnsmasq bool
 	// UnsafeNoSync leaves leases unsynced, see store.JournalOptions.
 	UnsafeNoSync bool
 	// Hooks are the administrator's programs for moments in networks' lives.
@@ -98,10 +100,8 @@ func Run(ctx context.Context, c Config) error {
 	defer journal.Close()
 	table := leases.New(journal, held, time.Now)
 
-	starters, closeStarters := starters(c, table, serverDUID())
-	defer closeStarters()
-	services := guestsvc.NewManager(starters, c.Log)
-	defer services.Close()
+	services, closeServices := startServices(c, table, serverDUID())
+	defer closeServices()
 	h, err := host.Open(host.Options{
 		Appliers: []host.Applier{services}, Tables: plan.Tables, TableOwner: host.OwnerMode(c.TableOwner), Fault: fault, Log: c.Log,
 		OwnerSocket: inherited.owner, KeepOwner: keepOwner(c.Log),
@@ -118,6 +118,7 @@ func Run(ctx context.Context, c Config) error {
 
 		ForceForwarding: exists("/proc/sys/net/ipv6/conf/all/force_forwarding"),
 		Foreign:         libvirtNetworks(c.LibvirtDirs),
+		Dnsmasq:         plan.Dnsmasq{Dir: c.dnsmasqDir(), ResolvConf: c.ResolvConf, Always: c.Dnsmasq},
 		Default:         !c.NoDefault,
 		Hooks:           c.Hooks,
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -14,11 +15,14 @@ import (
 	"viaduct/internal/guestsvc/dhcp4"
 	"viaduct/internal/guestsvc/dhcp6"
 	"viaduct/internal/guestsvc/dns"
+	"viaduct/internal/guestsvc/dnsmasq"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/guestsvc/ra"
 	"viaduct/internal/guestsvc/resolved"
 	"viaduct/internal/guestsvc/tftp"
 	"viaduct/internal/host"
+	"viaduct/internal/hoststate"
+	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 )
 
@@ -53,6 +57,42 @@ func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter
 			return tftpService{s}, nil
 		}),
 	}, func() { names.Close(); resolver.Close() }
+}
+
+// startServices makes the manager of all services, and has it take up those
+// that have outlived the last daemon. The function that comes with it ends what
+// ends with the process.
+func startServices(c Config, db *leases.DB, duid []byte) (*guestsvc.Manager, func()) {
+	types, closeShared := starters(c, db, duid)
+	services := guestsvc.NewManager(types, c.Log)
+	key := func(network netdef.UUID) hoststate.Key {
+		return hoststate.ServiceKey(plan.ServiceDnsmasq, network.String())
+	}
+	deps := dnsmasq.Deps{Leases: db.Table, DUID: duid, Log: c.Log, Died: func(network netdef.UUID) { services.Died(key(network)) }}
+	types[plan.ServiceDnsmasq] = starter(func(cd dnsmasq.Config) (guestsvc.Service, error) {
+		s, err := dnsmasq.Start(cd, deps)
+		if err != nil {
+			return nil, err
+		}
+		return dnsmasqService{s}, nil
+	})
+	for _, s := range dnsmasq.Find(c.dnsmasqDir(), deps) {
+		config := s.Config()
+		services.Adopt(hoststate.Service{Type: plan.ServiceDnsmasq, Network: config.Network.String(), Config: config}, dnsmasqService{s})
+	}
+	return services, func() {
+		services.Close()
+		closeShared()
+	}
+}
+
+func (c Config) dnsmasqDir() string { return filepath.Join(c.RunDir, "dnsmasq") }
+
+// dnsmasqService gives a dnsmasq the face of a guestsvc.Service.
+type dnsmasqService struct{ *dnsmasq.Service }
+
+func (s dnsmasqService) Reconfigure(c fmt.Stringer) error {
+	return s.Service.Reconfigure(c.(dnsmasq.Config))
 }
 
 // starter makes a guestsvc.Starter, which knows no types of configuration, of

@@ -36,6 +36,8 @@ type Options struct {
 	NoIPv6 bool
 	// ForceForwarding says that the kernel can forward IPv6 on single links.
 	ForceForwarding bool
+	// Dnsmasq says when and how dnsmasq serves guests in our place.
+	Dnsmasq plan.Dnsmasq
 	// Default makes the network called default at the first start.
 	Default bool
 	// Foreign returns definitions of other network managers on this host,

@@ -65,9 +65,12 @@ func (e *Engine) recallOne(s store.Status) (adopted, error) {
 	if _, exists := e.Host.Link(def.Bridge.Name); exists || def.Bridge.Name == "" {
 		n.ports = e.portsOn(def, n.ports)
 	}
-	// The port was given up with the last daemon, and may be another's now.
-	if port, err := e.chooseDNSPort(def); err == nil {
-		n.dnsPort = port
+	// The port was given up with the last daemon, and may be another's now;
+	// unless dnsmasq has kept it.
+	if kept := hoststate.ServiceKey(plan.ServiceDnsmasq, def.UUID.String()); len(e.Host.Observe([]hoststate.Key{kept})) == 0 {
+		if port, err := e.chooseDNSPort(def); err == nil {
+			n.dnsPort = port
+		}
 	}
 	f, err := plan.Network(def, e.facts(n, def, n.dnsPort))
 	if err != nil {
@@ -98,7 +101,7 @@ func (e *Engine) halfDone(s store.Status) hoststate.State {
 	if err != nil {
 		return state
 	}
-	f, err := plan.Network(next, plan.Facts{DNSPort: s.DNSPort, NoIPv6: e.NoIPv6})
+	f, err := plan.Network(next, plan.Facts{DNSPort: s.DNSPort, NoIPv6: e.NoIPv6, Dnsmasq: e.Dnsmasq})
 	if err != nil {
 		return state
 	}

@@ -53,6 +53,8 @@ type Manager struct {
 	// busy holds a lock for every service that is being worked on, so that work
 	// on one never waits for another.
 	busy map[hoststate.Key]*turn
+
+	events chan []hoststate.Key
 }
 
 // turn is a lock that is forgotten when nobody wants it any more.
@@ -71,8 +73,30 @@ func NewManager(starters map[string]Starter, log *slog.Logger) *Manager {
 	return &Manager{
 		starters: starters, log: log,
 		running: map[hoststate.Key]instance{}, busy: map[hoststate.Key]*turn{},
+		events: make(chan []hoststate.Key, 1),
 	}
 }
+
+// Adopt takes up a service that runs already, since what it consists of outlives us.
+func (m *Manager) Adopt(object hoststate.Service, s Service) {
+	m.remember(object.Key(), instance{object, s})
+}
+
+// Died says that a service has ended by itself.
+func (m *Manager) Died(key hoststate.Key) {
+	keys := []hoststate.Key{key}
+	for {
+		select {
+		case m.events <- keys:
+			return
+		case earlier := <-m.events: // nobody has heard of that yet
+			keys = append(earlier, keys...)
+		}
+	}
+}
+
+// Events implements host.Watcher.
+func (m *Manager) Events() <-chan []hoststate.Key { return m.events }
 
 // Kinds implements host.Applier.
 func (m *Manager) Kinds() []hoststate.Kind { return []hoststate.Kind{hoststate.KindService} }
@@ -137,7 +161,11 @@ func (m *Manager) applyOne(op hoststate.Op) error {
 	if !ok {
 		return fmt.Errorf("%T is no service", op.New)
 	}
-	if running && old.service.Alive() {
+	if running && !old.service.Alive() {
+		m.end(key, Service.Close)
+		running = false
+	}
+	if running {
 		if hoststate.Equal(old.object, want) {
 			return nil
 		}

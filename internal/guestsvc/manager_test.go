@@ -163,7 +163,8 @@ func TestManager(t *testing.T) {
 	}
 }
 
-// A service that cannot work any more counts as not running, and is replaced.
+// A service that cannot work any more counts as not running, and is replaced;
+// what is left of it goes first.
 func TestManagerReplacesTheDead(t *testing.T) {
 	w := newWorld()
 	op := create("a", "x")
@@ -181,7 +182,7 @@ func TestManagerReplacesTheDead(t *testing.T) {
 	if err := w.Apply(t.Context(), []hoststate.Op{op}); err != nil {
 		t.Fatal(err)
 	}
-	if len(w.Observe(keys)) != 1 || strings.Join(w.log, ", ") != "start x, start x, end x" {
+	if len(w.Observe(keys)) != 1 || strings.Join(w.log, ", ") != "start x, end x, start x" {
 		t.Errorf("%s, did %s", w.running(), w.log)
 	}
 }

@@ -72,6 +72,12 @@ type watcher interface {
 	events() <-chan []hoststate.Key
 }
 
+// Watcher is an applier from elsewhere that tells of changes. It need not close
+// the channel.
+type Watcher interface {
+	Events() <-chan []hoststate.Key
+}
+
 // kernelHost is the Host that the kernel and the given appliers make up.
 type kernelHost struct {
 	byKind  map[hoststate.Kind]Applier
@@ -140,12 +146,29 @@ func (h *kernelHost) start() {
 	h.tasks.Go(h.mirror.follow)
 	h.tasks.Go(func() { h.changes.run(h.done) })
 	for _, a := range h.all {
+		if w, ok := a.(Watcher); ok {
+			h.tasks.Go(func() { h.hear(w.Events()) })
+		}
 		if w, ok := a.(watcher); ok {
 			h.tasks.Go(func() {
 				for keys := range w.events() {
 					h.changes.add(keys...)
 				}
 			})
+		}
+	}
+}
+
+func (h *kernelHost) hear(events <-chan []hoststate.Key) {
+	for {
+		select {
+		case <-h.done:
+			return
+		case keys, ok := <-events:
+			if !ok {
+				return
+			}
+			h.changes.add(keys...)
 		}
 	}
 }

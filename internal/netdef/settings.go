@@ -24,9 +24,18 @@ type Settings struct {
 	// Exempt are connections of guests that keep the guest's address where the
 	// network translates addresses.
 	Exempt []Exemption
+	// Backend is who serves the guests: "viaduct", "dnsmasq", or "" for whom the
+	// host's admin has chosen.
+	Backend string
 	// Guard is that of all ports which have none of their own; nil for none.
 	Guard *Guard
 }
+
+// Who can serve guests: the daemon itself, or dnsmasq.
+const (
+	BackendViaduct = "viaduct"
+	BackendDnsmasq = "dnsmasq"
+)
 
 // Exemption is a source and a destination; an invalid one stands for any.
 type Exemption struct{ Source, Destination netip.Prefix }
@@ -45,6 +54,9 @@ var settingElements = map[string]func(r *reader, e *element, s *Settings){
 		if s.Guard, err = ParseGuard(check); err != nil {
 			r.fail(e, ErrConfigUnsupported, "%s", err.(*Error).Detail)
 		}
+	},
+	"services": func(r *reader, e *element, s *Settings) {
+		s.Backend = r.choice(e, "backend", BackendViaduct, BackendDnsmasq)
 	},
 	"exempt": func(r *reader, e *element, s *Settings) {
 		s.Exempt = append(s.Exempt, Exemption{Source: r.prefix(e, "source"), Destination: r.prefix(e, "destination")})

@@ -19,6 +19,8 @@ func TestSettings(t *testing.T) {
 		{"", Settings{}, ""},
 		{"<v:ports layout='routed'/>", Settings{Routed: true}, ""},
 		{"<v:ports/>", Settings{}, ""},
+		{"<v:services backend='dnsmasq'/>", Settings{Backend: BackendDnsmasq}, ""},
+		{"<v:services backend='bind'/>", Settings{}, "bind"},
 		{"<v:exempt destination='10.0.0.0/8'/><v:exempt source='10.9.0.7'/>",
 			Settings{Exempt: []Exemption{{Destination: net10}, {Source: netip.MustParsePrefix("10.9.0.7/32")}}}, ""},
 		{"<v:exempt source='10.0.0.0/99'/>", Settings{}, "10.0.0.0/99"},

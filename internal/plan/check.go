@@ -26,7 +26,9 @@ var unapplied = []struct {
 	// again: without its connection it is not translated.
 	{"<outbound> in the <bandwidth>", func(n *netdef.Network) bool { return n.Bandwidth != nil && n.Bandwidth.Outbound != nil }},
 	{"<port isolated='yes'>", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes }},
-	{"<dnsmasq:options>", func(n *netdef.Network) bool { return len(n.DnsmasqOptions) > 0 }},
+	{"<dnsmasq:options> where guests are not served", func(n *netdef.Network) bool {
+		return len(n.DnsmasqOptions) > 0 && !n.Forward.Mode.OwnsBridge()
+	}},
 }
 
 // unappliedToPorts is the same for a port whose link Viaduct makes or plugs in.

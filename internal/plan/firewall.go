@@ -185,10 +185,14 @@ func dnsPorts(n *netdef.Network, facts Facts) []uint16 {
 // else at the host stays what the host's own firewall makes of it.
 func inputRules(n *netdef.Network, facts Facts) []hoststate.Rule {
 	var rules []hoststate.Rule
-	if servesDHCP4(n) {
+	udp := hoststate.L4Proto{Proto: hoststate.UDP}
+	switch {
+	case servesDHCP4(n) && facts.Dnsmasq.Serves(n):
+		rules = append(rules, accepted(hoststate.Accept, udp, hoststate.DPort{First: dhcp4Port}))
+	case servesDHCP4(n):
 		// The server reads from a packet socket, which sees requests before any
 		// rule does. Dropping them here spares guests an ICMP error.
-		rules = append(rules, rule(hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.DPort{First: dhcp4Port}, verdict(hoststate.Drop)))
+		rules = append(rules, rule(udp, hoststate.DPort{First: dhcp4Port}, verdict(hoststate.Drop)))
 	}
 	if hasFamily(n, netip.Addr.Is6) {
 		// Neighbour discovery, router solicitations and ping; and DHCPv6, whose

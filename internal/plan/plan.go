@@ -36,6 +36,8 @@ type Facts struct {
 	ForceForwarding bool
 	// NoIPv6 says that the kernel runs without IPv6.
 	NoIPv6 bool
+	// Dnsmasq says when and how dnsmasq serves guests.
+	Dnsmasq Dnsmasq
 }
 
 // Port is a link in a network's bridge.
@@ -184,7 +186,9 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		loop = addLoopGuard(&f, n)
 	}
 	addPortGuards(&f, n, facts.Ports, loop)
-	addServices(&f, n, facts)
+	if err := addServices(&f, n, facts); err != nil {
+		return Fragment{}, err
+	}
 	return f, nil
 }
 

@@ -118,6 +118,11 @@ var networks = []struct {
 			Ports: []Port{{Link: "vm1", Guest: true, Plugged: true}, {Link: "macvtap0", Guest: true}},
 		}},
 	{name: "hostdev", xml: head + `<forward mode='hostdev'><pf dev='eth0'/></forward></network>`},
+	{name: "dnsmasq", xml: `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>` + strings.TrimPrefix(head, "<network>") +
+		`<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/><ip address='192.168.122.1' prefix='24'><dhcp>
+		<range start='192.168.122.2' end='192.168.122.254'/><host mac='52:54:00:aa:bb:cc' ip='192.168.122.10'/></dhcp></ip>
+		<ip family='ipv6' address='fd00:122::1' prefix='64'/><dnsmasq:options><dnsmasq:option value='log-dhcp'/></dnsmasq:options></network>`,
+		facts: Facts{Dnsmasq: Dnsmasq{Dir: "/run/viaduct/dnsmasq", ResolvConf: "/tmp/resolv.conf"}, DNSPort: 5354, ForceForwarding: true}},
 	{name: "no-ip", xml: head + `<bridge name='virbr5'/><mac address='52:54:00:01:02:03'/></network>`, facts: Facts{NoIPv6: true}},
 }
 
@@ -200,6 +205,29 @@ func TestPlansFitTogether(t *testing.T) {
 	}
 }
 
+// Who serves guests is a matter of the network first, and of the host second.
+func TestDnsmasqServes(t *testing.T) {
+	const options = `<dnsmasq:options><dnsmasq:option value='log-dhcp'/></dnsmasq:options>`
+	settings := func(who string) string {
+		return `<metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:services backend='` + who + `'/></v:settings></metadata>`
+	}
+	for _, c := range []struct {
+		inner           string
+		usually, always bool // for each choice of the host's
+	}{
+		{"", false, true}, {options, true, true}, {settings("viaduct"), false, false}, {settings("dnsmasq"), true, true},
+		{settings("viaduct") + options, true, true},
+	} {
+		n := parse(t, `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name>`+c.inner+`</network>`)
+		if got := (Dnsmasq{}).Serves(n); got != c.usually {
+			t.Errorf("%s: %v, want %v", c.inner, got, c.usually)
+		}
+		if got := (Dnsmasq{Always: true}).Serves(n); got != c.always {
+			t.Errorf("%s, where dnsmasq is the host's choice: %v, want %v", c.inner, got, c.always)
+		}
+	}
+}
+
 // What a packet costs must not grow with the number of networks: base chains
 // name no network.
 func TestBaseChainsDoNotGrow(t *testing.T) {
@@ -221,7 +249,7 @@ func TestCheckNamesTheElement(t *testing.T) {
 		{"<bandwidth>", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='10'/></bandwidth></network>`},
 		{"<port isolated='yes'>", `<network><name>n</name><port isolated='yes'/></network>`},
 		{"<vlan>", `<network><name>n</name><portgroup name='p'><vlan><tag id='7'/></vlan></portgroup></network>`},
-		{"<dnsmasq:options>", `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><dnsmasq:options><dnsmasq:option value='foo'/></dnsmasq:options></network>`},
+		{"<dnsmasq:options>", `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><forward mode='bridge'/><bridge name='br0'/><dnsmasq:options><dnsmasq:option value='foo'/></dnsmasq:options></network>`},
 	} {
 		err := Check(parse(t, c.xml))
 		if netdef.CodeOf(err) != netdef.ErrConfigUnsupported || !strings.Contains(err.Error(), c.element) {

@@ -41,7 +41,15 @@ func dhcp4IP(n *netdef.Network) *netdef.IP {
 	return nil
 }
 
-func addServices(f *Fragment, n *netdef.Network, facts Facts) {
+func addServices(f *Fragment, n *netdef.Network, facts Facts) error {
+	if n.Domain.Register == netdef.Yes && n.Domain.Name != "" && ServesDNS(n) {
+		f.Own.Add(hoststate.Service{Type: ServiceResolved, Network: n.UUID.String(), Config: resolved.Config{
+			Network: n.Name, Bridge: n.Bridge.Name, Domain: n.Domain.Name, Servers: dnsConfig(n, facts).Listen,
+		}})
+	}
+	if facts.Dnsmasq.Serves(n) {
+		return addDnsmasq(f, n, facts)
+	}
 	if ip := dhcp4IP(n); ip != nil {
 		f.Own.Add(hoststate.Service{Type: ServiceDHCP4, Network: n.UUID.String(), Config: dhcp4Config(n, *ip)})
 	}
@@ -49,14 +57,10 @@ func addServices(f *Fragment, n *netdef.Network, facts Facts) {
 	if ServesDNS(n) {
 		f.Own.Add(hoststate.Service{Type: ServiceDNS, Network: n.UUID.String(), Config: dnsConfig(n, facts)})
 	}
-	if n.Domain.Register == netdef.Yes && n.Domain.Name != "" && ServesDNS(n) {
-		f.Own.Add(hoststate.Service{Type: ServiceResolved, Network: n.UUID.String(), Config: resolved.Config{
-			Network: n.Name, Bridge: n.Bridge.Name, Domain: n.Domain.Name, Servers: dnsConfig(n, facts).Listen,
-		}})
-	}
 	if c := tftpConfig(n); len(c.Exports) > 0 {
 		f.Own.Add(hoststate.Service{Type: ServiceTFTP, Network: n.UUID.String(), Config: c})
 	}
+	return nil
 }
 
 func dhcp4Config(n *netdef.Network, ip netdef.IP) dhcp4.Config {

@@ -17,12 +17,16 @@ func addServices6(f *Fragment, n *netdef.Network) {
 	if !hasFamily(n, netip.Addr.Is6) {
 		return
 	}
-	router := linkLocal(n.MAC)
 	f.Own.Add(
-		hoststate.Address{Link: n.Bridge.Name, Prefix: netip.PrefixFrom(router, 64)},
-		hoststate.Service{Type: ServiceRA, Network: n.UUID.String(), Config: raConfig(n, router)},
+		routerAddress(n),
+		hoststate.Service{Type: ServiceRA, Network: n.UUID.String(), Config: raConfig(n, linkLocal(n.MAC))},
 		hoststate.Service{Type: ServiceDHCP6, Network: n.UUID.String(), Config: dhcp6Config(n)},
 	)
+}
+
+// routerAddress is the one that guests know the host by.
+func routerAddress(n *netdef.Network) hoststate.Address {
+	return hoststate.Address{Link: n.Bridge.Name, Prefix: netip.PrefixFrom(linkLocal(n.MAC), 64)}
 }
 
 // linkLocal is the address that the kernel would make of a MAC (RFC 4291

@@ -114,7 +114,7 @@ var unappliedDefinitions = []struct{ xml, element string }{
 	{network(someBridge + "<bandwidth><outbound average='10'/></bandwidth>"), "<outbound> in the <bandwidth>"},
 	{network("<forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='10'/></bandwidth>"), "<bandwidth> of a bridge"},
 	{network(someBridge + "<port isolated='yes'/>"), "<port isolated='yes'>"},
-	{"<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>a</name>" + someBridge +
+	{"<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>a</name><forward mode='bridge'/><bridge name='br0'/>" +
 		"<dnsmasq:options><dnsmasq:option value='log-dhcp'/></dnsmasq:options></network>", "<dnsmasq:options>"},
 }
 

@@ -239,20 +239,5 @@ func hardwareAddr(from netip.Addr, duid []byte) netdef.MAC {
 			return mac
 		}
 	}
-	const (
-		llt, ll  = 1, 3 // types of DUID
-		ethernet = 1    // type of hardware
-	)
-	if len(duid) < 4 || binary.BigEndian.Uint16(duid[2:]) != ethernet {
-		return netdef.MAC{}
-	}
-	at := map[uint16]int{llt: 8, ll: 4}[binary.BigEndian.Uint16(duid)]
-	if at == 0 || len(duid) != at+6 {
-		return netdef.MAC{}
-	}
-	mac := netdef.MAC(duid[at:])
-	if mac.IsMulticast() {
-		return netdef.MAC{}
-	}
-	return mac
+	return leases.DUIDMAC(duid)
 }

@@ -23,6 +23,8 @@ type Paths struct {
 	PID string
 	// DHCPHosts and DNSHosts are where the other two files of a Rendering are.
 	DHCPHosts, DNSHosts string
+	// Also are lines that come before the definition's own.
+	Also []string
 }
 
 // LibvirtPaths are the ones that libvirt uses, but for the process id.
@@ -59,6 +61,9 @@ func Render(n *netdef.Network, paths Paths) (Rendering, error) {
 	w.dhcp()
 	w.files()
 	w.advertisements()
+	for _, line := range paths.Also {
+		w.line("%s", text{"a line of our own", line})
+	}
 	for _, option := range n.DnsmasqOptions {
 		w.line("%s", text{"<dnsmasq:option value=>", option})
 	}

@@ -1,6 +1,11 @@
 package leases
 
-import "strings"
+import (
+	"encoding/binary"
+	"strings"
+
+	"viaduct/internal/netdef"
+)
 
 // notForGuests are names that no guest may take, since programs give them a
 // meaning: the machine itself, and hosts that programs trust when they find them
@@ -23,4 +28,26 @@ func HostLabel(name string) string {
 		}
 	}
 	return label
+}
+
+// DUIDMAC is the Ethernet address that a DUID is made of (RFC 8415 sections 11.2
+// and 11.4), zero if it is made of something else. It may be that of another
+// interface of the client.
+func DUIDMAC(duid []byte) netdef.MAC {
+	const (
+		llt, ll  = 1, 3 // types of DUID
+		ethernet = 1    // type of hardware
+	)
+	if len(duid) < 4 || binary.BigEndian.Uint16(duid[2:]) != ethernet {
+		return netdef.MAC{}
+	}
+	at := map[uint16]int{llt: 8, ll: 4}[binary.BigEndian.Uint16(duid)]
+	if at == 0 || len(duid) != at+6 {
+		return netdef.MAC{}
+	}
+	mac := netdef.MAC(duid[at:])
+	if mac.IsMulticast() {
+		return netdef.MAC{}
+	}
+	return mac
 }
