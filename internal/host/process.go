@@ -32,7 +32,7 @@ func OpenProcess(pid int) (*Process, error) {
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		// A pidfd can be read from once the process has ended.
-		if conn.Read(ended) == nil {
+		if conn.Read(hasEnded) == nil {
 			close(p.done)
 		}
 	})
@@ -44,8 +44,8 @@ func OpenProcess(pid int) (*Process, error) {
 	return p, nil
 }
 
-// ended reports whether a process has ended.
-func ended(fd uintptr) bool {
+// hasEnded reports whether a process has ended.
+func hasEnded(fd uintptr) bool {
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, _ := unix.Poll(poll, 0)
 	return n > 0
