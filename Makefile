@@ -35,7 +35,7 @@ install: docs
 	install -m644 bin/share/man/*.1 $(DESTDIR)$(mandir)/
 	sed 's|@bindir@|$(bindir)|' packaging/viaduct.service.in >$(DESTDIR)$(unitdir)/viaduct.service
 	chmod 644 $(DESTDIR)$(unitdir)/viaduct.service
-	install -m644 packaging/viaduct.socket packaging/virtnetworkd.socket packaging/virtnetworkd-ro.socket $(DESTDIR)$(unitdir)/
+	install -m644 packaging/*.socket $(DESTDIR)$(unitdir)/
 	install -Dm644 packaging/viaduct.sysusers $(DESTDIR)$(sysusersdir)/viaduct.conf
 	install -Dm644 bin/share/completions/viaduct.bash $(DESTDIR)$(bashdir)/viaduct
 	install -Dm644 bin/share/completions/viaduct.zsh $(DESTDIR)$(zshdir)/_viaduct

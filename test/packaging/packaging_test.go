@@ -39,7 +39,8 @@ func TestInstall(t *testing.T) {
 	}
 	for _, want := range []string{
 		"bin/viaduct", "lib/systemd/system/viaduct.service", "lib/systemd/system/viaduct.socket",
-		"lib/systemd/system/virtnetworkd.socket", "lib/systemd/system/virtnetworkd-ro.socket", "lib/sysusers.d/viaduct.conf",
+		"lib/systemd/system/virtnetworkd.socket", "lib/systemd/system/virtnetworkd-ro.socket",
+		"lib/systemd/system/virtnwfilterd.socket", "lib/systemd/system/virtnwfilterd-ro.socket", "lib/sysusers.d/viaduct.conf",
 		"share/bash-completion/completions/viaduct", "share/zsh/site-functions/_viaduct", "share/fish/vendor_completions.d/viaduct.fish",
 		"share/man/man1/viaduct.1", "share/man/man1/viaduct-net-list.1", "share/man/man1/viaduct-daemon.1",
 	} {
@@ -58,7 +59,7 @@ func TestInstall(t *testing.T) {
 			t.Skip(err)
 		}
 		verify := []string{"verify", "--man=no"}
-		for _, unit := range []string{"viaduct.service", "viaduct.socket", "virtnetworkd.socket", "virtnetworkd-ro.socket"} {
+		for _, unit := range []string{"viaduct.service", "viaduct.socket", "virtnetworkd.socket", "virtnetworkd-ro.socket", "virtnwfilterd.socket", "virtnwfilterd-ro.socket"} {
 			verify = append(verify, filepath.Join(units, unit))
 		}
 		if out := run(t, "systemd-analyze", verify...); out != "" {
@@ -79,13 +80,17 @@ func TestInstall(t *testing.T) {
 	}
 
 	// So are those for libvirt's clients.
-	for _, name := range []string{"virtnetworkd", "virtnetworkd-ro"} {
+	for _, name := range []string{"virtnetworkd", "virtnetworkd-ro", "virtnwfilterd", "virtnwfilterd-ro"} {
 		unit, err := os.ReadFile(filepath.Join(units, name+".socket"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		socket := "/virtnetworkd-sock" + strings.TrimPrefix(name, "virtnetworkd")
-		for _, line := range []string{"ListenStream=%t/libvirt" + socket, "SocketMode=0666", "Service=viaduct.service", "Conflicts=virtnetworkd.service"} {
+		theirs, access, _ := strings.Cut(name, "-")
+		socket := "/" + theirs + "-sock"
+		if access != "" {
+			socket += "-" + access
+		}
+		for _, line := range []string{"ListenStream=%t/libvirt" + socket, "SocketMode=0666", "Service=viaduct.service", "Conflicts=" + theirs + ".service"} {
 			if !slices.Contains(strings.Split(string(unit), "\n"), line) {
 				t.Errorf("%s.socket has no line %s:\n%s", name, line, unit)
 			}
