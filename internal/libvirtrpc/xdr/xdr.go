@@ -78,13 +78,11 @@ func (d *Decoder) String() string {
 	return s
 }
 
-// present reads whether an optional value follows.
+// present reads whether an optional value follows. Only 1 is said to mean that,
+// but libvirt takes all but 0 for it, and go-libvirt sends 1<<24.
 func (d *Decoder) present() bool {
 	there := d.Uint32()
-	if there > 1 {
-		d.fail(errors.New("decode message: an optional value is neither there nor not"))
-	}
-	return d.err == nil && there == 1
+	return d.err == nil && there != 0
 }
 
 // OptionalString is nil where none was sent.
