@@ -18,6 +18,7 @@ import (
 	"viaduct/internal/hook"
 	"viaduct/internal/httpapi"
 	"viaduct/internal/libvirtrpc"
+	"viaduct/internal/libvirtrpc/attach"
 	"viaduct/internal/libvirtrpc/dispatch"
 	"viaduct/internal/libvirtrpc/nwfilter"
 	"viaduct/internal/libvirtrpc/polkit"
@@ -35,6 +36,7 @@ var daemonFlags = []flag{
 	{name: "socket-group", value: "GROUP", help: "members of GROUP may change networks", fallback: "viaduct"},
 	{name: "libvirt-sockets", value: "DIR", help: "answer libvirt's clients at virtnetworkd-sock and virtnetworkd-sock-ro in DIR, not only where systemd opened these for us in /run/libvirt"},
 	{name: "libvirt-access", value: "MODE", help: "ask polkit who may use libvirt's sockets (MODE is connection) or about each call too (object)", fallback: accessConnection, choices: []string{accessConnection, accessObject}},
+	{name: "libvirtd-socket", value: "SOCKET", help: "libvirtd answers at SOCKET, if libvirt-attach asks for it", fallback: "/run/libvirt/libvirt-sock"},
 	{name: "libvirt-dir", value: "DIR", help: "keep the default network clear of libvirt's own in DIR", fallback: "/etc/libvirt/qemu/networks"},
 	{name: "table-owner", value: "MODE", help: "let the kernel protect our nftables tables: MODE is yes, no, or auto for if it can", fallback: "auto", choices: []string{"auto", "yes", "no"}},
 	{name: "resolv-conf", value: "FILE", help: "FILE lists the servers that guests' DNS queries go to", fallback: "/etc/resolv.conf"},
@@ -76,7 +78,9 @@ func runDaemon(c *call) error {
 	if err != nil || seconds == 0 {
 		return usagef("--hook-timeout '%s' is no number of seconds", c.text("hook-timeout"))
 	}
+	libvirtd := &attach.Libvirtd{Socket: c.text("libvirtd-socket"), Mark: filepath.Join(c.text("state-dir"), "libvirtd-attached"), Log: log}
 	config := daemon.Config{
+		Tasks:     []daemon.Task{{Name: "follow for libvirtd", Run: func(ctx context.Context, e *engine.Engine) error { return libvirtd.Follow(ctx, e) }}},
 		Hooks:     &hook.Runner{Dir: hookDir(c), Limit: time.Duration(seconds) * time.Second, Log: log},
 		Dnsmasq:   c.text("dns-dhcp-backend") == netdef.BackendDnsmasq,
 		ConfigDir: c.text("config-dir"), StateDir: c.text("state-dir"), RunDir: c.text("run-dir"),
@@ -87,7 +91,7 @@ func runDaemon(c *call) error {
 			Name:    "api",
 			Sockets: []daemon.Socket{{Path: c.socket, Mode: 0o660, Group: c.text("socket-group")}},
 			Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
-				return (&httpapi.Server{API: httpapi.Of(e), Version: Version(), Log: log}).Serve(ctx, l)
+				return (&httpapi.Server{API: httpapi.Of(e), Version: Version(), Libvirtd: attacher{libvirtd, e}, Log: log}).Serve(ctx, l)
 			},
 		}},
 	}

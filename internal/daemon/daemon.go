@@ -48,7 +48,14 @@ type Config struct {
 	// Hooks are the administrator's programs for moments in networks' lives.
 	Hooks *hook.Runner
 	Doors []Door
+	Tasks []Task
 	Log   *slog.Logger
+}
+
+// Task is something that goes on beside the doors until the context ends.
+type Task struct {
+	Name string
+	Run  func(ctx context.Context, e *engine.Engine) error
 }
 
 // Door is a way in to the engine: a protocol on one or more Unix sockets.
@@ -131,8 +138,17 @@ func Run(ctx context.Context, c Config) error {
 	defer e.Close()
 
 	serving, stop := context.WithCancel(ctx)
-	defer stop()
 	failed := listeners.serve(serving, e, c.Log)
+	var tasks sync.WaitGroup
+	for _, t := range c.Tasks {
+		tasks.Go(func() {
+			if err := t.Run(serving, e); err != nil && serving.Err() == nil {
+				c.Log.Error("task ended", "task", t.Name, "error", err)
+			}
+		})
+	}
+	defer tasks.Wait()
+	defer stop()
 	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
 		c.Log.Warn("tell the service manager that all is ready", "error", err)
 	}

@@ -78,7 +78,9 @@ type Server struct {
 	API API
 	// Version is that of the program.
 	Version string
-	Log     *slog.Logger
+	// Libvirtd attaches a libvirtd; nil if nothing does.
+	Libvirtd Attacher
+	Log      *slog.Logger
 }
 
 // Serve answers on l, which it closes, until ctx is done. Requests that are

@@ -116,7 +116,32 @@ type guest struct {
 // newGuest starts a guest with one card. It pings the addresses.
 func (s *server) newGuest(name, card string, pings ...string) *guest {
 	s.t.Helper()
-	lab.Need(s.t, "virt-qemu-run", "qemu-system-x86_64", "busybox", "cpio")
+	lab.Need(s.t, "virt-qemu-run")
+	g := s.describe(name, card, pings...)
+	root := "/tmp/qemu-" + name
+	s.must(s.host.Do(func() error {
+		return errors.Join(os.MkdirAll(root+"/etc", 0o755), os.MkdirAll("/etc/libvirt", 0o755),
+			os.WriteFile("/etc/libvirt/libvirt.conf", []byte("remote_mode = \"direct\"\n"), 0o644),
+			os.WriteFile(root+"/etc/qemu.conf", []byte(qemuConfig), 0o644))
+	}))
+	g.run = s.host.Start("virt-qemu-run", "-r", root, "/tmp/"+name+".xml")
+	return g
+}
+
+// newDomain starts a guest like newGuest's, but of a libvirtd that runs on the host.
+func (s *server) newDomain(name, card string, pings ...string) *guest {
+	s.t.Helper()
+	g := s.describe(name, card, pings...)
+	if r := s.run("virsh", "-c", "qemu:///system", "create", "/tmp/"+name+".xml"); r.Code != 0 {
+		s.t.Fatalf("create domain: %s", r.Stderr)
+	}
+	return g
+}
+
+// describe writes the definition of a guest to /tmp/NAME.xml.
+func (s *server) describe(name, card string, pings ...string) *guest {
+	s.t.Helper()
+	lab.Need(s.t, "qemu-system-x86_64", "busybox", "cpio")
 	dir, err := guestFolder()
 	s.must(err)
 	s.host.Share(dir)
@@ -124,25 +149,26 @@ func (s *server) newGuest(name, card string, pings ...string) *guest {
 		pings[i] = "ping=" + pings[i]
 	}
 	g := &guest{s: s, name: name}
-	root := "/tmp/qemu-" + name
-	s.must(s.host.Do(func() error {
-		return errors.Join(os.MkdirAll(root+"/etc", 0o755), os.MkdirAll("/etc/libvirt", 0o755),
-			os.WriteFile("/etc/libvirt/libvirt.conf", []byte("remote_mode = \"direct\"\n"), 0o644),
-			os.WriteFile(root+"/etc/qemu.conf", []byte(qemuConfig), 0o644))
-	}))
 	s.host.WriteFile("/tmp/"+name+".xml", fmt.Sprintf(`<domain type='qemu'><name>%s</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
 		<os><type arch='x86_64' machine='pc'>hvm</type><kernel>%s/vmlinuz</kernel><initrd>%s/initrd</initrd>
 		<cmdline>console=ttyS0 quiet panic=1 rdinit=/init %s</cmdline></os><features><acpi/><apic/></features><cpu mode='custom'><model>qemu64</model></cpu>
 		<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>%s
 		<serial type='file'><source path='/tmp/console-%s'/></serial><memballoon model='none'/></devices></domain>`,
 		name, dir, dir, strings.Join(pings, " "), card, name))
-	g.run = s.host.Start("virt-qemu-run", "-r", root, "/tmp/"+name+".xml")
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
-			s.t.Logf("guest %s: %s\n%s", name, g.run.Output(), g.console())
+			s.t.Logf("guest %s: %s\n%s", name, g.output(), g.console())
 		}
 	})
 	return g
+}
+
+// output is what the guest's own process of libvirt has said, if it has one.
+func (g *guest) output() string {
+	if g.run == nil {
+		return ""
+	}
+	return g.run.Output()
 }
 
 // console is what the guest has said.
@@ -158,10 +184,12 @@ func (g *guest) console() string {
 func (g *guest) says(from int, what string) {
 	g.s.t.Helper()
 	lab.Eventually(g.s.t, 90*time.Second, func() error {
-		select {
-		case <-g.run.Done():
-			g.s.t.Fatalf("the guest has ended: %s\n%s\n%s", g.run.Output(), g.console(), g.s.log())
-		default:
+		if g.run != nil {
+			select {
+			case <-g.run.Done():
+				g.s.t.Fatalf("the guest has ended: %s\n%s\n%s", g.output(), g.console(), g.s.log())
+			default:
+			}
 		}
 		if said := g.console(); from > len(said) || !strings.Contains(said[from:], what) {
 			return fmt.Errorf("guest %s has not said %q:\n%s", g.name, what, said)

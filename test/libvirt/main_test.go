@@ -88,7 +88,7 @@ func newTheirs(t *testing.T) *server {
 		if err := os.RemoveAll("/etc/libvirt/qemu"); err != nil {
 			return err
 		}
-		return os.MkdirAll("/etc/libvirt/qemu/networks/autostart", 0o755)
+		return errors.Join(os.MkdirAll("/etc/libvirt/qemu/networks/autostart", 0o755), os.WriteFile("/etc/libvirt/qemu.conf", []byte(qemuConfig), 0o600))
 	}))
 	daemon := s.host.Start("libvirtd")
 	lab.Eventually(t, 30*time.Second, func() error {
