@@ -77,11 +77,12 @@ func main() {
 	if *quick {
 		b.scale = quickScale
 	}
-	if err := b.run(flag.Arg(0), *only); err != nil {
+	err := b.run(flag.Arg(0), *only)
+	fmt.Print(b.report.markdown()) // also what was measured before a part failed
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
-	fmt.Print(b.report.markdown())
 	if *keep == "" {
 		return
 	}

@@ -1,11 +1,9 @@
 package libvirt
 
 import (
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,8 +20,7 @@ const guestInit = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
-for m in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net; do [ -e /modules/$m.ko ] && insmod /modules/$m.ko; done
-ip link set eth0 up
+` + kernel.LoadCard + `ip link set eth0 up
 udhcpc -i eth0 -q -n -t 60 -T 1 -S -s /udhcpc >/dev/null 2>&1
 echo LEASE $(ip -4 -o addr show eth0 | sed 's/.*inet \([^ ]*\).*/\1/')
 while :; do
@@ -41,59 +38,10 @@ ip addr add $ip/$mask dev eth0
 ip route add default via $router
 `
 
-// guestModules are the modules that a guest's card needs, if the kernel has not
-// got them built in.
-var guestModules = []string{
-	"drivers/virtio/virtio.ko", "drivers/virtio/virtio_ring.ko", "drivers/virtio/virtio_pci_modern_dev.ko", "drivers/virtio/virtio_pci_legacy_dev.ko",
-	"drivers/virtio/virtio_pci.ko", "net/core/failover.ko", "drivers/net/net_failover.ko", "drivers/net/virtio_net.ko",
-}
-
 // guestFolder has the kernel and the first files of all guests.
 var guestFolder = sync.OnceValues(func() (string, error) {
-	tree, err := kernel.Tree()
-	if err != nil {
-		return "", err
-	}
 	dir := filepath.Join(scratch, "guest")
-	root := filepath.Join(dir, "root")
-	for _, d := range []string{"bin", "proc", "dev", "modules"} {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
-			return "", err
-		}
-	}
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		return "", err
-	}
-	copies := map[string]string{filepath.Join(root, "bin/busybox"): busybox, filepath.Join(dir, "vmlinuz"): filepath.Join(tree, "boot/vmlinuz")}
-	for _, m := range guestModules {
-		found, _ := filepath.Glob(filepath.Join(tree, "lib/modules/*/kernel", m))
-		if len(found) == 1 {
-			copies[filepath.Join(root, "modules", filepath.Base(m))] = found[0]
-		}
-	}
-	for to, from := range copies {
-		content, err := os.ReadFile(from)
-		if err == nil {
-			err = os.WriteFile(to, content, 0o755)
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	err = errors.Join(os.WriteFile(filepath.Join(root, "init"), []byte(guestInit), 0o755),
-		os.WriteFile(filepath.Join(root, "udhcpc"), []byte(guestDHCP), 0o755))
-	if err != nil {
-		return "", err
-	}
-	f, err := os.Create(filepath.Join(dir, "initrd"))
-	if err != nil {
-		return "", err
-	}
-	z := gzip.NewWriter(f)
-	pack := exec.Command("sh", "-c", "find . | cpio -o -H newc -R 0:0 --quiet")
-	pack.Dir, pack.Stdout = root, z
-	return dir, errors.Join(pack.Run(), z.Close(), f.Close())
+	return dir, kernel.Guest{Init: guestInit, Files: map[string]string{"udhcpc": guestDHCP}}.Build(dir)
 })
 
 // qemuConfig keeps libvirt's QEMU driver from what a namespace does not have.

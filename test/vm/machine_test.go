@@ -2,8 +2,6 @@ package vm
 
 import (
 	"bufio"
-	"compress/gzip"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -45,19 +43,13 @@ func packInitrd(tree string) (string, error) {
 		return "", err
 	}
 	files := map[string]string{"init": inside, "bin/viaduct": viaduct, "bin/busybox": busybox}
-	nft, err := exec.LookPath("nft")
+	libraries, err := kernel.Needs("nft")
 	if err != nil {
 		return "", err
 	}
-	files["bin/nft"] = nft
-	libraries, err := kernel.Output(scratch, "ldd", nft)
-	if err != nil {
-		return "", err
-	}
-	for _, word := range strings.Fields(libraries) {
-		if filepath.IsAbs(word) {
-			files[word] = word
-		}
+	files["bin/nft"] = libraries[0]
+	for _, path := range libraries[1:] {
+		files[path] = path
 	}
 
 	root := filepath.Join(scratch, "root")
@@ -77,7 +69,7 @@ func packInitrd(tree string) (string, error) {
 	if err := os.CopyFS(filepath.Join(root, "lib/modules"), os.DirFS(filepath.Join(tree, "lib/modules"))); err != nil {
 		return "", err
 	}
-	return filepath.Join(scratch, "initrd"), archive(root, filepath.Join(scratch, "initrd"))
+	return filepath.Join(scratch, "initrd"), kernel.Archive(root, filepath.Join(scratch, "initrd"))
 }
 
 func copyFile(to, from string) error {
@@ -89,18 +81,6 @@ func copyFile(to, from string) error {
 		return err
 	}
 	return os.WriteFile(to, content, 0o755)
-}
-
-// archive packs a folder as the kernel wants its first files.
-func archive(root, path string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	z, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is a good one
-	pack := exec.Command("sh", "-c", "find . | cpio -o -H newc -R 0:0 --quiet")
-	pack.Dir, pack.Stdout = root, z
-	return errors.Join(pack.Run(), z.Close(), f.Close())
 }
 
 // newDisk makes a disk with an empty file system. It is a file here.

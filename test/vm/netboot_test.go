@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-	"viaduct/test/kernel"
 
 	"viaduct/internal/lab"
+	"viaduct/test/kernel"
 )
 
 // netbootXML is a network whose guests boot what a folder of the host has.
@@ -120,7 +120,7 @@ func netbootFiles(t *testing.T, boot, tree string) {
 			t.Fatal(err)
 		}
 	}
-	if err := archive(root, filepath.Join(boot, "initrd")); err != nil {
+	if err := kernel.Archive(root, filepath.Join(boot, "initrd")); err != nil {
 		t.Fatal(err)
 	}
 }
