@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
 
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
@@ -23,12 +24,25 @@ func (e *Engine) collisions(n *network, def *netdef.Network) error {
 	for _, ip := range def.IPs {
 		wanted = append(wanted, ip.Prefix().Masked())
 	}
+	settings, err := def.Settings()
+	if err != nil {
+		return err
+	}
 	for _, have := range e.Host.Overlapping(wanted...) {
-		if !own[have.Link] {
+		if !own[have.Link] && !(have.Link == settings.Answer && isPart(have.Prefix, wanted)) {
 			return netdef.Errorf(netdef.ErrInternal, "Network is already in use by interface %s", have.Link)
 		}
 	}
 	return nil
+}
+
+// isPart reports whether those subnets that overlap with the prefix of a link
+// are parts of it, which the host's own address there is in none of.
+func isPart(have netip.Prefix, subnets []netip.Prefix) bool {
+	return !slices.ContainsFunc(subnets, func(s netip.Prefix) bool {
+		isAddress := have != have.Masked()
+		return s.Overlaps(have) && (s.Bits() <= have.Bits() || isAddress && s.Contains(have.Addr()))
+	})
 }
 
 // portForDNS is the port for the DNS of a network that is to become what def

@@ -25,6 +25,10 @@ func learns(def *netdef.Network, ports []port) bool {
 	})
 }
 
+// answersLeases reports whether the host answers elsewhere for guests that have
+// leases. The definition is the one to be in effect, or nil.
+func answersLeases(def *netdef.Network) bool { return def != nil && plan.AnswersLeases(def) }
+
 // leaseWait bounds how long a guest waits for its lease because the host is
 // slow to let the address pass.
 const leaseWait = time.Second
@@ -121,7 +125,7 @@ func (e *Engine) awaitExpiry(n *network) {
 		t.Stop()
 		delete(h.expiry, n.id)
 	}
-	if h.closed || !learns(live, known) {
+	if h.closed || !learns(live, known) && !answersLeases(live) {
 		return
 	}
 	var next time.Time
@@ -159,6 +163,12 @@ func (e *Engine) concerned(l netdef.Lease) bool {
 		return false
 	}
 	ended := l.Expired(time.Now())
+	if answersLeases(n.live) {
+		settings, _ := n.live.Settings()
+		if _, answered := n.fragment.Own[plan.AnswerKey(settings, l.Addr)]; answered == ended {
+			return true
+		}
+	}
 	guards := plan.GuardsOf(n.live)
 	for _, p := range e.filtering.bound(n.ports) {
 		if p.def.MAC != l.MAC || p.name == "" {

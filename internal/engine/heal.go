@@ -108,12 +108,13 @@ func (e *Engine) affected(keys []hoststate.Key) map[*network]bool {
 		}
 	}
 	if newLinks {
-		// One that is an uplink concerns the networks that forward IPv6.
+		// One that is an uplink concerns the networks that forward IPv6, and those
+		// whose guests are answered for there: what is switched off forgets that.
 		for _, n := range e.networks {
 			if n.live == nil { // and maybe without any definition, about to be gone
 				continue
 			}
-			if _, forwards := n.fragment.Own[plan.ForceForwarding(n.live.Bridge.Name)]; forwards {
+			if _, forwards := n.fragment.Own[plan.ForceForwarding(n.live.Bridge.Name)]; forwards || plan.Answers(n.live) {
 				add(n)
 			}
 		}

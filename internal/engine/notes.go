@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"viaduct/internal/host"
 	"viaduct/internal/netdef"
 )
 
@@ -26,9 +27,16 @@ func (e *Engine) Notes(id netdef.UUID) ([]string, error) {
 	case live == nil || live.Forward.Mode != netdef.ModeRoute:
 		return nil, nil
 	}
+	settings, err := live.Settings()
+	if err != nil {
+		return nil, err
+	}
 	outward := e.Host.Outward(live.Forward.Dev())
 	var notes []string
 	for _, ip := range live.IPs {
+		if slices.ContainsFunc(e.Host.Overlapping(ip.Subnet()), func(p host.LinkPrefix) bool { return p.Link == settings.Answer }) {
+			continue // who has a route to there finds the guests as neighbours
+		}
 		note := fmt.Sprintf("the LAN's router needs a route: %s via ", ip.Subnet())
 		at := slices.IndexFunc(outward, func(a netip.Addr) bool { return a.BitLen() == ip.Address.BitLen() })
 		if at < 0 {

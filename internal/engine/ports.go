@@ -25,7 +25,7 @@ func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Fac
 	e.mu.Lock()
 	known := e.filtering.bound(n.ports)
 	definitions := n.definitions()
-	learning := slices.ContainsFunc(definitions[:], func(d *netdef.Network) bool { return learns(d, known) })
+	learning := slices.ContainsFunc(definitions[:], func(d *netdef.Network) bool { return learns(d, known) || answersLeases(d) })
 	e.mu.Unlock()
 	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6, ForceForwarding: e.ForceForwarding, Passes: e.Host.Passes(), Dnsmasq: e.Dnsmasq}
 	for _, l := range e.Host.Uplinks() {
@@ -43,6 +43,11 @@ func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Fac
 	var held []netdef.Lease
 	if learning {
 		held = e.Options.Leases.Table(n.id).All()
+	}
+	if answersLeases(def) {
+		for _, l := range held {
+			f.Leases = append(f.Leases, l.Addr)
+		}
 	}
 	for _, p := range known {
 		l, exists := e.Host.Link(p.name)

@@ -30,7 +30,8 @@ type Host interface {
 	// Inventory lists what the host has, ours or not, to avoid collisions.
 	Inventory() Inventory
 	// Overlapping returns those addresses and routes of the inventory that have
-	// addresses in common with one of the prefixes, at a fraction of its cost.
+	// addresses in common with one of the prefixes, at a fraction of its cost,
+	// and the gateways of routes that are in one.
 	Overlapping(prefixes ...netip.Prefix) []LinkPrefix
 	// Link returns the link of that name, ours or not.
 	Link(name string) (Link, bool)

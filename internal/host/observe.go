@@ -259,7 +259,7 @@ func (m *mirror) uplinks() []Uplink {
 }
 
 // overlapping lists the addresses and routes of the inventory that overlap
-// with one of the prefixes, addresses first.
+// with one of the prefixes, addresses first, and the gateways that they contain.
 func (m *mirror) overlapping(prefixes []netip.Prefix) []LinkPrefix {
 	var found []LinkPrefix
 	check := func(index int, p netip.Prefix) {
@@ -271,8 +271,11 @@ func (m *mirror) overlapping(prefixes []netip.Prefix) []LinkPrefix {
 		for a := range m.addrs {
 			check(a.index, a.covers())
 		}
-		for id := range m.routes {
+		for id, info := range m.routes {
 			check(id.index, id.dst)
+			if info.via.IsValid() {
+				check(id.index, netip.PrefixFrom(info.via, info.via.BitLen()))
+			}
 		}
 	})
 	return found

@@ -27,6 +27,10 @@ type Settings struct {
 	// Backend is who serves the guests: "viaduct", "dnsmasq", or "" for whom the
 	// host's admin has chosen.
 	Backend string
+	// Answer is the link on which the host answers for the network's guests, so
+	// that neighbours there find guests whose subnet is part of theirs (proxy ARP
+	// and its like in IPv6); "" for none.
+	Answer string
 	// Guard is that of all ports which have none of their own; nil for none.
 	Guard *Guard
 }
@@ -54,6 +58,10 @@ var settingElements = map[string]func(r *reader, e *element, s *Settings){
 		if s.Guard, err = ParseGuard(check); err != nil {
 			r.fail(e, ErrConfigUnsupported, "%s", err.(*Error).Detail)
 		}
+	},
+	"answer": func(r *reader, e *element, s *Settings) {
+		s.Answer, _ = e.lookup("dev")
+		r.refuse(s.Answer == "", e, ErrXML, "missing attribute 'dev' of element '%s' in network '%s'", e.qname(), r.network)
 	},
 	"services": func(r *reader, e *element, s *Settings) {
 		s.Backend = r.choice(e, "backend", BackendViaduct, BackendDnsmasq)
@@ -111,6 +119,13 @@ func (n *Network) checkSettings() *Error {
 		return Errorf(ErrConfigUnsupported, "the ports of network '%s' cannot be routed with forward mode '%s'", n.Name, n.Forward.Mode)
 	case s.Routed && len(n.IPs) > 0:
 		return Errorf(ErrConfigUnsupported, "<ip> in network '%s' has no meaning, since its ports are routed: each has a gateway of its own", n.Name)
+	case s.Answer == "":
+	case s.Routed:
+		return Errorf(ErrConfigUnsupported, "<answer> in network '%s' has no meaning, since its ports are routed: each says where it is answered for", n.Name)
+	case !n.Forward.Mode.OwnsBridge() || n.Forward.Mode == ModeNone:
+		return Errorf(ErrConfigUnsupported, "the host cannot answer for guests of network '%s': it forwards nothing to them", n.Name)
+	case n.Forward.Dev() != "" && n.Forward.Dev() != s.Answer:
+		return Errorf(ErrConfigUnsupported, "the host cannot answer on '%s' for guests of network '%s', which is forwarded by '%s' alone", s.Answer, n.Name, n.Forward.Dev())
 	}
 	return nil
 }

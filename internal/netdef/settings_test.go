@@ -20,6 +20,7 @@ func TestSettings(t *testing.T) {
 		{"<v:ports layout='routed'/>", Settings{Routed: true}, ""},
 		{"<v:ports/>", Settings{}, ""},
 		{"<v:services backend='dnsmasq'/>", Settings{Backend: BackendDnsmasq}, ""},
+		{"<v:answer dev=''/>", Settings{}, "dev"},
 		{"<v:services backend='bind'/>", Settings{}, "bind"},
 		{"<v:exempt destination='10.0.0.0/8'/><v:exempt source='10.9.0.7'/>",
 			Settings{Exempt: []Exemption{{Destination: net10}, {Source: netip.MustParsePrefix("10.9.0.7/32")}}}, ""},
@@ -52,6 +53,31 @@ func TestSettings(t *testing.T) {
 		}
 		if again, err := Parse([]byte(n.Format(FormatOptions{}))); err != nil || !reflect.DeepEqual(again.Metadata, n.Metadata) {
 			t.Errorf("%s: does not come back: %v", c.inner, err)
+		}
+	}
+}
+
+func TestAnswer(t *testing.T) {
+	const ports = "<v:ports layout='routed'/>"
+	for _, c := range []struct{ more, forward, ip, err string }{
+		{"", "<forward mode='route'/>", "<ip address='10.9.0.1' prefix='24'/>", ""},
+		{"", "<forward mode='nat'/>", "<ip address='10.9.0.1' prefix='24'/>", ""},
+		{"", "<forward mode='route' dev='eth0'/>", "<ip address='10.9.0.1' prefix='24'/>", ""},
+		{"", "<forward mode='route' dev='eth1'/>", "<ip address='10.9.0.1' prefix='24'/>", "eth1"},
+		{"", "", "<ip address='10.9.0.1' prefix='24'/>", "forwards nothing"},
+		{"", "<forward mode='bridge'/>", "", "forwards nothing"},
+		{ports, "<forward mode='route'/>", "", "routed"},
+	} {
+		n, err := Parse([]byte(`<network><name>n</name><metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:answer dev='eth0'/>` + c.more +
+			`</v:settings></metadata>` + c.forward + `<bridge name='br0'/>` + c.ip + `</network>`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := n.Settings(); err != nil || s.Answer != "eth0" {
+			t.Errorf("settings are %+v, %v", s, err)
+		}
+		if err := n.Validate(); (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%s %s: error %v, want %q", c.forward, c.more, err, c.err)
 		}
 	}
 }

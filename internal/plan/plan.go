@@ -36,6 +36,9 @@ type Facts struct {
 	ForceForwarding bool
 	// NoIPv6 says that the kernel runs without IPv6.
 	NoIPv6 bool
+	// Leases are the addresses that guests hold from the network, if the host
+	// answers elsewhere for those.
+	Leases []netip.Addr
 	// Dnsmasq says when and how dnsmasq serves guests.
 	Dnsmasq Dnsmasq
 }
@@ -181,6 +184,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
 	}
 	addFirewall(&f, n, facts)
+	addAnswers(&f, n, settings.Answer, facts)
 	var loop []hoststate.Rule
 	if !stp && !n.Bridge.STPOff {
 		loop = addLoopGuard(&f, n)

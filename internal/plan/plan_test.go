@@ -98,6 +98,12 @@ var networks = []struct {
 		<ip address='192.168.100.1' prefix='24'><dhcp><range start='192.168.100.100' end='192.168.100.200'/></dhcp></ip></network>`},
 	{name: "route", xml: head + `<forward mode='route' dev='eth0'/><bridge name='virbr3'/><mac address='52:54:00:01:02:03'/>
 		<ip address='198.51.100.1' prefix='24'/></network>`},
+	{name: "answer", xml: head + `<metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:answer dev='eth0'/></v:settings></metadata>
+		<forward mode='route' dev='eth0'/><bridge name='virbr3' stp='off'/><mac address='52:54:00:01:02:03'/><dns enable='no'/>
+		<ip address='198.51.100.9' prefix='29'/><ip family='ipv6' address='2001:db8:0:1::1' prefix='64'><dhcp>
+		<range start='2001:db8:0:1::100' end='2001:db8:0:1::1ff'/><host name='web' ip='2001:db8:0:1::7'/></dhcp></ip></network>`,
+		facts: Facts{Uplinks: []string{"eth0"}, ForceForwarding: true,
+			Leases: []netip.Addr{netip.MustParseAddr("198.51.100.10"), netip.MustParseAddr("2001:db8:0:1::123")}}},
 	{name: "open", xml: head + `<forward mode='open'/><bridge name='virbr4'/><mac address='52:54:00:01:02:03'/><dns enable='no'/>
 		<ip address='198.51.100.1' prefix='24'/></network>`},
 	{name: "netboot", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/><mtu size='1400'/><dns enable='no'/>

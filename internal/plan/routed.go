@@ -35,7 +35,7 @@ func addRouted(f *Fragment, n *netdef.Network, facts Facts) {
 		addPortMTU(f, n, p)
 		zone := zoneOf(n, p)
 		addIPv6(f, zone, facts)
-		addRoutedLink(f, n, p)
+		addRoutedLink(f, n, p, facts)
 		addZone(f, zone, set)
 		addPortService(f, n, p)
 	}
@@ -55,7 +55,7 @@ func zoneOf(n *netdef.Network, p Port) *netdef.Network {
 
 // addRoutedLink plans the link itself, the routes behind it, and the host's
 // answering for the guest on the uplink.
-func addRoutedLink(f *Fragment, n *netdef.Network, p Port) {
+func addRoutedLink(f *Fragment, n *netdef.Network, p Port, facts Facts) {
 	f.Own.Add(hoststate.LinkUp{Link: p.Link},
 		// The guest may take its neighbours for neighbours on its own link: the
 		// host answers for them.
@@ -75,23 +75,7 @@ func addRoutedLink(f *Fragment, n *netdef.Network, p Port) {
 		if a.Addr().Is4() {
 			f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
 		}
-		addAnswer(f, p.Routed.Uplink, a)
-	}
-}
-
-// addAnswer makes the host answer for a guest's address, or network of
-// addresses, on a link.
-func addAnswer(f *Fragment, link string, a netip.Prefix) {
-	switch {
-	case link == "":
-	case a.IsSingleIP():
-		f.Own.Add(hoststate.Proxy{Link: link, Addr: a.Addr()})
-		if a.Addr().Is6() {
-			f.Shared.Add(ipv6Sysctl(link, "proxy_ndp", "1"))
-		}
-	case a.Addr().Is4():
-		// For whatever it has a route to by another link. IPv6 knows nothing like it.
-		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/conf/" + link + "/proxy_arp", Value: "1", Link: link})
+		addAnswer(f, p.Routed.Uplink, a, facts)
 	}
 }
 
