@@ -13,7 +13,7 @@ fishdir     = $(PREFIX)/share/fish/vendor_completions.d
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
 
-.PHONY: build install docs demo test fuzz bench clean
+.PHONY: build install docs demo test test-xen fuzz bench clean
 
 # A static binary that is the same wherever it is built.
 build:
@@ -48,6 +48,11 @@ demo: build
 
 test:
 	test/run.sh
+
+# Real Xen in an emulated machine, as part of the tests and alone.
+test-xen:
+	test/deps.sh
+	go test -count=1 -v -timeout 20m ./test/xen
 
 # All fuzzers, for FUZZTIME each: make fuzz FUZZTIME=10m
 fuzz:

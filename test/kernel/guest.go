@@ -88,16 +88,20 @@ func (g Guest) Build(dir string) error {
 	return Archive(root, filepath.Join(dir, "initrd"))
 }
 
-// Needs returns the paths of a program and of its libraries.
-func Needs(program string) ([]string, error) {
+// Needs returns the paths of a program and of its libraries, which are looked
+// for in some folders before those of this machine.
+func Needs(program string, folders ...string) ([]string, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
 		return nil, err
 	}
 	list := []string{path}
-	said, err := Output("/", "ldd", path)
+	said, err := Output("/", "env", "LD_LIBRARY_PATH="+strings.Join(folders, ":"), "ldd", path)
 	if err != nil {
 		return nil, fmt.Errorf("look for libraries of %s: %w", program, err)
+	}
+	if strings.Contains(said, "not found") {
+		return nil, fmt.Errorf("%s needs libraries that are not installed: %s", program, said)
 	}
 	for lines := bufio.NewScanner(strings.NewReader(said)); lines.Scan(); {
 		if m := library.FindStringSubmatch(lines.Text()); m != nil {
