@@ -370,7 +370,9 @@ func TestRefusals(t *testing.T) {
 		{"subnet of the host", func() error { return create(natXML2("x", "203.0.113.129/25")) }, netdef.ErrInternal, "Network is already in use by interface eth0"},
 		{"subnet around the host's", func() error { return create(natXML2("x", "203.0.0.1/16")) }, netdef.ErrInternal, "Network is already in use by interface eth0"},
 		{"device as bridge", func() error { return create(with(natXML("x", 9), "<bridge name='eth0'/>")) }, netdef.ErrInternal, "bridge name 'eth0' already in use."},
-		{"not applied", func() error { return define(with(natXML("x", 9), "<port isolated='yes'/>")) },
+		{"not applied", func() error {
+			return define("<network><name>x</name><forward mode='private' dev='eth9'/><port isolated='yes'/></network>")
+		},
 			netdef.ErrConfigUnsupported, "<port isolated='yes'>"},
 		{"broken XML", func() error { return define("<network><name>x</name>") }, netdef.ErrXMLDetail, ""},
 	} {

@@ -60,13 +60,16 @@ func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Fac
 			}
 			f.Taps = append(f.Taps, plan.Tap{Link: p.name, Port: p.def.UUID, Owner: p.owner, MAC: p.def.MAC, Plug: p.def.Plug})
 		}
-		if bridged && e.ours(n, l.Master) {
+		// What another program makes for a bridge of the host's is in it or is no port.
+		elsewhere := plug == netdef.PlugBridge && !p.plugged && l.Master == ""
+		if bridged && e.ours(n, l.Master) && !elsewhere {
 			f.Ports = append(f.Ports, plan.Port{
 				Link: p.name, Guest: p.declared || guestKinds[l.Kind], Plugged: p.plugged,
 				Def: p.def, Guard: p.guard, Routed: p.routed, MTU: p.mtu, Leases: leasesOf(held, p.def.MAC),
 			})
 		}
 	}
+	f.NoVLANs = plan.NeedsVLANs(def, f.Ports) && !e.Host.FiltersVLANs()
 	return f
 }
 
@@ -319,6 +322,9 @@ func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) 
 	if err == nil && p.plugged {
 		err = plan.CheckPort(&p.def)
 	}
+	if err == nil {
+		err = e.checkVLAN(n.live, &p.def, spec.Reclaim)
+	}
 	return p, err
 }
 
@@ -336,6 +342,20 @@ func (e *Engine) pluggable(n *netdef.Network, types ...netdef.PlugType) error {
 		return netdef.Errorf(netdef.ErrInternal, "the host has no bridge '%s', which ports of network '%s' are to be in", n.Bridge.Name, n.Name)
 	}
 	return nil
+}
+
+// checkVLAN refuses a port that could not be kept in its VLANs: a bridge of the
+// host's is the host's to set up. A guest that runs already stays where it is.
+func (e *Engine) checkVLAN(n *netdef.Network, p *netdef.Port, runs bool) error {
+	if p.VLAN == nil || p.Plug.Bridge == "" {
+		return nil
+	}
+	l, exists := e.Host.Link(p.Plug.Bridge)
+	if exists && l.Kind == kindBridge && p.Plug.Type == netdef.PlugBridge && !l.FiltersVLANs && !runs {
+		return netdef.Errorf(netdef.ErrConfigUnsupported, "bridge '%s' does not filter by VLAN, so <vlan> of port %s would have no effect; "+
+			"if its other ports are set up for that: ip link set %s type bridge vlan_filtering 1", p.Plug.Bridge, p.UUID, p.Plug.Bridge)
+	}
+	return plan.CheckVLAN(p.VLAN)
 }
 
 // completeRouted chooses the gateways of a routed port that are not given: the

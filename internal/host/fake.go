@@ -29,6 +29,8 @@ type Fake struct {
 	OutwardList []netip.Addr
 	// VFs are what VirtualFunctions tells of a device.
 	VFs map[string][]VF
+	// NoVLANs makes its bridges know no VLANs.
+	NoVLANs bool
 	// CollectedList is what Collected tells, of any set.
 	CollectedList []hoststate.Element
 
@@ -72,7 +74,7 @@ func (f *Fake) Owned() hoststate.State {
 	s := f.State()
 	for k := range s {
 		switch k.Kind {
-		case hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember:
+		case hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember, hoststate.KindPortFlags, hoststate.KindPortVLANs:
 			delete(s, k)
 		}
 	}
@@ -121,6 +123,9 @@ func (f *Fake) Counters(name string) (Counters, error) {
 
 // Dropped implements Host: nothing was ever dropped.
 func (f *Fake) Dropped(...hoststate.Chain) (Drops, error) { return Drops{}, nil }
+
+// FiltersVLANs implements Host.
+func (f *Fake) FiltersVLANs() bool { return !f.NoVLANs }
 
 // OpenTap implements Host.
 func (f *Fake) OpenTap(int, bool) (*os.File, string, error) {
@@ -241,6 +246,10 @@ func isOf(o hoststate.Object, tap hoststate.Key) bool {
 	case hoststate.LinkUp:
 		return hoststate.TapKey(o.Link) == tap || hoststate.MacvtapKey(o.Link) == tap
 	case hoststate.Member:
+		return hoststate.TapKey(o.Link) == tap
+	case hoststate.PortFlags:
+		return hoststate.TapKey(o.Link) == tap
+	case hoststate.PortVLANs:
 		return hoststate.TapKey(o.Link) == tap
 	case hoststate.Shaper:
 		return hoststate.TapKey(o.Link) == tap && !o.Incoming

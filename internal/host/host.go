@@ -44,6 +44,8 @@ type Host interface {
 	// and counted since they were written, by their reasons. A chain that does
 	// not exist has dropped nothing.
 	Dropped(chains ...hoststate.Chain) (Drops, error)
+	// FiltersVLANs reports whether bridges of this kernel can keep VLANs apart.
+	FiltersVLANs() bool
 	// OpenTap makes a tap that lasts as long as somebody has the file open, and
 	// returns its name. Its MTU is in bytes; with vnetHeader its frames have
 	// virtio's headers.
@@ -122,6 +124,8 @@ type Link struct {
 	Master string // the bridge it is a port of; "" for none
 	Device string // the device that a macvtap is on; "" for others
 	Up     bool
+	// FiltersVLANs says that a bridge keeps VLANs apart.
+	FiltersVLANs bool
 }
 
 // Uplink is a link that may lead out.

@@ -24,6 +24,7 @@ type linkApplier struct {
 func (a *linkApplier) Kinds() []hoststate.Kind {
 	return []hoststate.Kind{
 		hoststate.KindBridge, hoststate.KindTap, hoststate.KindMacvtap, hoststate.KindMTU, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
+		hoststate.KindPortFlags, hoststate.KindPortVLANs,
 	}
 }
 
@@ -80,6 +81,10 @@ func (a *linkApplier) apply(op hoststate.Op) error {
 		return a.applyRoute(op.Verb, o)
 	case hoststate.Member:
 		return a.applyMember(op.Verb, o)
+	case hoststate.PortFlags:
+		return a.applyPortFlags(op.Verb, o)
+	case hoststate.PortVLANs:
+		return a.applyPortVLANs(op.Verb, o)
 	}
 	return fmt.Errorf("not an object of the link applier: %T", op.Object())
 }
@@ -97,6 +102,9 @@ func (a *linkApplier) applyBridge(verb hoststate.Verb, b hoststate.Bridge) error
 	have, exists := a.mirror.link(b.Name)
 	if !exists {
 		err := a.createBridge(b)
+		if b.VLANs && errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("%w: %w", errNoVLANs, err)
+		}
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
 		}
@@ -131,6 +139,9 @@ func (a *linkApplier) createBridge(b hoststate.Bridge) error {
 		bridgeInfo(e, func(e *netlink.AttributeEncoder) {
 			e.Uint32(brForwardDelay, delayOf(b))
 			e.Uint32(brSTPState, flag(b.STP))
+			if b.VLANs {
+				e.Uint8(brVLANFiltering, 1)
+			}
 		})
 	})
 }
@@ -177,10 +188,13 @@ func (a *linkApplier) changeBridge(have link, b hoststate.Bridge) error {
 		}
 	}
 	var data func(*netlink.AttributeEncoder)
-	if stopSTP || have.stp != b.STP || have.forwardDelay != int(delayOf(b)) {
+	if stopSTP || have.stp != b.STP || have.forwardDelay != int(delayOf(b)) || have.filters != b.VLANs {
 		data = func(e *netlink.AttributeEncoder) {
 			e.Uint32(brForwardDelay, delayOf(b))
 			e.Uint32(brSTPState, flag(b.STP))
+			if have.filters != b.VLANs {
+				e.Uint8(brVLANFiltering, uint8(flag(b.VLANs)))
+			}
 		}
 	}
 	if data == nil && have.alias == b.Alias && have.group == ownGroup && (mtu == 0 || mtu == have.mtu) &&
@@ -203,7 +217,7 @@ func (a *linkApplier) changeBridge(have link, b hoststate.Bridge) error {
 	// The kernel does not announce these while the bridge is down.
 	a.mirror.now(func() {
 		if l, ok := a.mirror.links[have.index]; ok {
-			l.alias, l.group, l.stp, l.forwardDelay = b.Alias, ownGroup, b.STP, int(delayOf(b))
+			l.alias, l.group, l.stp, l.forwardDelay, l.filters = b.Alias, ownGroup, b.STP, int(delayOf(b)), b.VLANs
 			a.mirror.setLink(l)
 		}
 	})

@@ -166,7 +166,7 @@ func checkMirror(t testing.TB, m *mirror) {
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		o := cmp.AllowUnexported(link{}, address{}, routeID{}, routeInfo{})
+		o := cmp.AllowUnexported(link{}, portFlags{}, address{}, routeID{}, routeInfo{})
 		c := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 		d := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 		last = cmp.Diff(fresh.links, m.links, o) + cmp.Diff(fresh.addrs, m.addrs, o, c, d) +

@@ -175,11 +175,17 @@ func (m *mirror) reload() (err error) {
 	if err != nil {
 		return err
 	}
+	portReq, err := linkBody(0, 0, 0, func(e *netlink.AttributeEncoder) { e.Uint32(unix.IFLA_EXT_MASK, extVLANRanges) })
+	if err != nil {
+		return err
+	}
+	portReq[0] = unix.AF_BRIDGE
 	for _, req := range []struct {
 		typ  netlink.HeaderType
 		body []byte
 	}{
 		{unix.RTM_GETLINK, linkReq},
+		{unix.RTM_GETLINK, portReq},
 		{unix.RTM_GETADDR, make([]byte, ifaddrLen)},
 		{unix.RTM_GETROUTE, make([]byte, rtmsgLen)},
 	} {
@@ -199,6 +205,9 @@ func (m *mirror) reload() (err error) {
 func (m *mirror) handle(typ, flags uint16, body []byte) {
 	switch typ {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		if p, isPort, err := decodeBridgePort(body); err == nil && isPort && typ == unix.RTM_NEWLINK {
+			m.setPort(p)
+		}
 		l, whole, err := decodeLink(body)
 		switch {
 		case err != nil || !whole:
@@ -265,11 +274,21 @@ func (m *mirror) noteLink(l link) {
 		m.changes.add(hoststate.MacvtapKey(l.name))
 	}
 	if master, ok := m.links[l.master]; ok {
-		m.changes.add(hoststate.MemberKey(l.name, master.name))
+		m.changes.add(hoststate.MemberKey(l.name, master.name), hoststate.PortFlagsKey(l.name, master.name),
+			hoststate.PortVLANsKey(l.name, master.name))
 	}
 }
 
+// setLink takes over what the kernel says of a link. Which VLANs it is in, its
+// bridge tells.
 func (m *mirror) setLink(l link) {
+	if old := m.links[l.index]; old.master == l.master {
+		l.vlans = old.vlans
+	}
+	m.replaceLink(l)
+}
+
+func (m *mirror) replaceLink(l link) {
 	old, existed := m.links[l.index]
 	if old == l {
 		return

@@ -85,7 +85,7 @@ func TestMirrorFollowsOthers(t *testing.T) {
 	})
 	commands := []string{
 		"link add xbr%d type bridge forward_delay 200 stp_state 1", "link add xv%[1]d type veth peer name xp%[1]d",
-		"link set xbr%d up", "link set xv%d up", "link set xp%d up", "link set xv%[1]d master xbr%[1]d", "link set xv%[1]d nomaster",
+		"link set xbr%d up", "link set xv%d up", "link set xp%d up", "link set xv%d up type bridge_slave isolated on", "link set xv%d up type bridge_slave isolated off learning off", "link set xv%[1]d master xbr%[1]d", "link set xv%[1]d nomaster",
 		"link set xbr%[1]d up alias a%[2]d", "link set xbr%d mtu 1400", "link set xbr%d up type bridge stp_state 0",
 		"addr add 10.7.%[1]d.%[2]d/24 dev xbr%[1]d", "addr del 10.7.%[1]d.%[2]d/24 dev xbr%[1]d", "addr flush dev xbr%d",
 		"addr add fd07:%[1]d::%[2]d/64 dev xbr%[1]d", "addr add 10.8.%[1]d.%[2]d peer 10.8.9.%[2]d dev xv%[1]d",

@@ -34,7 +34,7 @@ const metricIPv6 = 1024
 func (l link) ours() bool { return l.group == ownGroup || strings.HasPrefix(l.alias, aliasPrefix) }
 
 func (l link) bridge() hoststate.Bridge {
-	b := hoststate.Bridge{Name: l.name, Alias: l.alias, MAC: l.mac, MTU: l.mtu, STP: l.stp}
+	b := hoststate.Bridge{Name: l.name, Alias: l.alias, MAC: l.mac, MTU: l.mtu, STP: l.stp, VLANs: l.filters}
 	if b.STP {
 		b.ForwardDelay = l.forwardDelay
 	}
@@ -70,6 +70,13 @@ func (m *mirror) observe(key hoststate.Key) (hoststate.Object, bool) {
 		l, ok := m.links[m.names[name]]
 		master, enslaved := m.links[l.master]
 		return hoststate.Member{Link: name, Bridge: bridge, MAC: l.mac}, ok && enslaved && master.name == bridge
+	case hoststate.KindPortFlags:
+		l, bridge, ok := m.bridgeMember(key)
+		flags := l.portFlags(bridge.name)
+		return flags, ok && !flags.Plain()
+	case hoststate.KindPortVLANs:
+		l, bridge, ok := m.bridgeMember(key)
+		return l.portVLANs(bridge.name), ok
 	case hoststate.KindAddress:
 		name, text, _ := strings.Cut(key.Name, " ")
 		prefix, err := netip.ParsePrefix(text)
@@ -163,6 +170,12 @@ func (m *mirror) restore(name string) []hoststate.Op {
 		for port := range m.ports[index] {
 			l := m.links[port]
 			s.Add(hoststate.Member{Link: l.name, Bridge: name, MAC: l.mac})
+			if f := l.portFlags(name); !f.Plain() {
+				s.Add(f)
+			}
+			if v := l.portVLANs(name); !hoststate.Equal(v, m.links[index].plainVLANs(l.name)) && m.links[index].filters {
+				s.Add(v)
+			}
 		}
 	})
 	return Diff(s, nil)
@@ -172,7 +185,7 @@ func (m *mirror) restore(name string) []hoststate.Op {
 func (m *mirror) export(l link) Link {
 	return Link{
 		Index: l.index, Name: l.name, Kind: l.kind, Alias: l.alias, MAC: l.mac, MTU: l.mtu,
-		Master: m.links[l.master].name, Device: m.links[int(l.device)].name, Up: l.up,
+		Master: m.links[l.master].name, Device: m.links[int(l.device)].name, Up: l.up, FiltersVLANs: l.filters,
 	}
 }
 

@@ -91,6 +91,9 @@ type kernelHost struct {
 	log     *slog.Logger
 	sysfs   sysfs
 
+	vlansOnce sync.Once
+	vlans     bool // see FiltersVLANs
+
 	done  chan struct{}
 	tasks sync.WaitGroup
 	close func() error

@@ -40,7 +40,16 @@ type link struct {
 	up     bool
 	// Of a bridge only:
 	stp          bool
-	forwardDelay int // hundredths of a second
+	forwardDelay int  // hundredths of a second
+	filters      bool // by VLAN
+	// knowsVLANs says that the kernel could filter by VLAN, and pvid is the VLAN
+	// that ports are in when they join.
+	knowsVLANs bool
+	pvid       uint16
+	// Of a port of a bridge only: how that treats it, and which VLANs it is in,
+	// a list of struct bridge_vlan_info as the kernel tells it.
+	flags portFlags
+	vlans string
 	// Of a tap only: the user who may attach to it.
 	owner uint32
 	// Of a macvtap only: the index of the device that it is on, and how it
@@ -98,8 +107,9 @@ func decodeLink(b []byte) (link, bool, error) {
 	return l, whole && l.name != "", d.Err()
 }
 
-// decodeInfo reads IFLA_LINKINFO. The kind comes before the data.
+// decodeInfo reads IFLA_LINKINFO. Kinds come before the data.
 func (l *link) decodeInfo(d *netlink.AttributeDecoder) error {
+	master := ""
 	for d.Next() {
 		switch d.Type() {
 		case unix.IFLA_INFO_KIND:
@@ -113,6 +123,12 @@ func (l *link) decodeInfo(d *netlink.AttributeDecoder) error {
 			case kindMacvtap:
 				d.Nested(l.decodeMacvtap)
 			}
+		case infoSlaveKind:
+			master = d.String()
+		case infoSlaveData:
+			if master == kindBridge {
+				d.Nested(l.flags.decode)
+			}
 		}
 	}
 	return nil
@@ -125,6 +141,10 @@ func (l *link) decodeBridge(d *netlink.AttributeDecoder) error {
 			l.forwardDelay = int(d.Uint32())
 		case brSTPState:
 			l.stp = d.Uint32() != 0
+		case brVLANFiltering:
+			l.filters = d.Uint8() != 0
+		case brDefaultPVID:
+			l.knowsVLANs, l.pvid = true, d.Uint16()
 		}
 	}
 	return nil

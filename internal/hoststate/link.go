@@ -44,6 +44,8 @@ type Bridge struct {
 	STP bool
 	// ForwardDelay in hundredths of a second; only meaningful with STP.
 	ForwardDelay int
+	// VLANs says that the bridge keeps the VLANs of its ports apart.
+	VLANs bool
 }
 
 // BridgeKey names the bridge link called name.
@@ -63,6 +65,9 @@ func (b Bridge) Text() string {
 		fmt.Fprintf(&s, " stp on delay %d.%02ds", b.ForwardDelay/100, b.ForwardDelay%100)
 	} else {
 		s.WriteString(" stp off")
+	}
+	if b.VLANs {
+		s.WriteString(" vlans on")
 	}
 	return s.String()
 }

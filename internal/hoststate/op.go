@@ -62,10 +62,12 @@ func (o Op) String() string {
 // removalRank orders removals. Services go first, since a router has to tell its
 // guests that it leaves; then taking the link down cuts the guests at once, and
 // rules go while nobody can use them; the bridge, whose removal costs the
-// kernel tens of milliseconds, goes last.
+// kernel tens of milliseconds, goes last. What keeps guests of a bridge apart
+// goes when they have left it.
 var removalRank = [...]int{
-	KindService: 1, KindLinkUp: 2, KindMember: 3, KindProxy: 4, KindPass: 5, KindElement: 6, KindChain: 7, KindSet: 8, KindTable: 9,
-	KindRoute: 10, KindAddress: 11, KindSysctl: 12, KindShaper: 13, KindMTU: 14, KindTap: 15, KindMacvtap: 16, KindBridge: 17,
+	KindService: 1, KindLinkUp: 2, KindMember: 3, KindPortFlags: 4, KindPortVLANs: 5, KindProxy: 7, KindPass: 8, KindElement: 9,
+	KindChain: 10, KindSet: 11, KindTable: 12, KindRoute: 13, KindAddress: 14, KindSysctl: 15, KindShaper: 16, KindMTU: 17, KindTap: 18,
+	KindMacvtap: 19, KindBridge: 20,
 }
 
 // SortOps puts operations into the order in which they have to be carried out:

@@ -17,30 +17,32 @@ type Kind uint8
 // The kinds, in the order in which they are created. What is later in the list
 // may rely on what is earlier. Removal has an order of its own, see Op.
 const (
-	KindBridge  Kind = iota + 1 // a bridge link
-	KindTap                     // a tap device
-	KindMacvtap                 // a macvtap device
-	KindMTU                     // the MTU of a link that somebody else made
-	KindShaper                  // a limit on what goes over a link
-	KindSysctl                  // a kernel setting under /proc/sys
-	KindTable                   // an nftables table
-	KindSet                     // an nftables set or map, without its elements
-	KindChain                   // an nftables chain with all its rules
-	KindElement                 // one element of an nftables set or map
-	KindPass                    // a rule of ours in a foreign chain
-	KindAddress                 // an address on a link
-	KindLinkUp                  // a link being administratively up
-	KindRoute                   // a route
-	KindProxy                   // an address that a link answers for
-	KindMember                  // a link being a port of a bridge
-	KindService                 // an in-process service of a network, such as its DHCP server
+	KindBridge    Kind = iota + 1 // a bridge link
+	KindTap                       // a tap device
+	KindMacvtap                   // a macvtap device
+	KindMTU                       // the MTU of a link that somebody else made
+	KindShaper                    // a limit on what goes over a link
+	KindSysctl                    // a kernel setting under /proc/sys
+	KindTable                     // an nftables table
+	KindSet                       // an nftables set or map, without its elements
+	KindChain                     // an nftables chain with all its rules
+	KindElement                   // one element of an nftables set or map
+	KindPass                      // a rule of ours in a foreign chain
+	KindAddress                   // an address on a link
+	KindLinkUp                    // a link being administratively up
+	KindRoute                     // a route
+	KindProxy                     // an address that a link answers for
+	KindMember                    // a link being a port of a bridge
+	KindPortFlags                 // how a bridge treats a port
+	KindPortVLANs                 // the VLANs that a port of a bridge is in
+	KindService                   // an in-process service of a network, such as its DHCP server
 )
 
 var kindNames = [...]string{
 	KindBridge: "bridge", KindTap: "tap", KindMacvtap: "macvtap", KindMTU: "mtu", KindShaper: "shaper", KindSysctl: "sysctl", KindTable: "table",
 	KindSet: "set", KindChain: "chain",
 	KindElement: "element", KindPass: "pass", KindAddress: "address", KindLinkUp: "up", KindRoute: "route", KindProxy: "proxy",
-	KindMember: "member", KindService: "service",
+	KindMember: "member", KindPortFlags: "port flags", KindPortVLANs: "port vlans", KindService: "service",
 }
 
 func (k Kind) String() string {

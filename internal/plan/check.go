@@ -15,9 +15,6 @@ var unapplied = []struct {
 }{
 	{"<bridge zone=>", func(n *netdef.Network) bool { return n.Bridge.Zone != "" }},
 	{"<bridge macTableManager='libvirt'>", func(n *netdef.Network) bool { return n.Bridge.MacTableManager == "libvirt" }},
-	{"<vlan>", func(n *netdef.Network) bool {
-		return n.VLAN != nil || anyGroup(n, func(g netdef.PortGroup) bool { return g.VLAN != nil })
-	}},
 	{"<bandwidth> of a bridge of the host's own", func(n *netdef.Network) bool {
 		return n.Bandwidth != nil && !n.Forward.Mode.OwnsBridge()
 	}},
@@ -25,7 +22,7 @@ var unapplied = []struct {
 	// bridge has tracked it already (bridge-nf-call-iptables) nobody tracks it
 	// again: without its connection it is not translated.
 	{"<outbound> in the <bandwidth>", func(n *netdef.Network) bool { return n.Bandwidth != nil && n.Bandwidth.Outbound != nil }},
-	{"<port isolated='yes'>", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes }},
+	{"<port isolated='yes'> where guests are in no bridge", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes && !bridged(n) }},
 	{"<dnsmasq:options> where guests are not served", func(n *netdef.Network) bool {
 		return len(n.DnsmasqOptions) > 0 && !n.Forward.Mode.OwnsBridge()
 	}},
@@ -40,8 +37,10 @@ var unappliedToPorts = []struct {
 	{"<bandwidth> on a device of the host's", func(p *netdef.Port) bool {
 		return p.Bandwidth != nil && p.Plug.Type == netdef.PlugDirect
 	}},
-	{"<vlan>", func(p *netdef.Port) bool { return p.VLAN != nil }},
-	{"<port isolated='yes'>", func(p *netdef.Port) bool { return p.Isolated == netdef.Yes }},
+	{"<vlan> on a device of the host's", func(p *netdef.Port) bool { return p.VLAN != nil && p.Plug.Type == netdef.PlugDirect }},
+	{"<port isolated='yes'> on a device of the host's", func(p *netdef.Port) bool {
+		return p.Isolated == netdef.Yes && p.Plug.Type == netdef.PlugDirect
+	}},
 	{"<virtualport>", func(p *netdef.Port) bool { return p.VirtualPort != nil }},
 }
 
@@ -56,6 +55,9 @@ func Check(n *netdef.Network) error {
 		if u.given(n) {
 			return netdef.Errorf(netdef.ErrConfigUnsupported, "%s in network '%s' cannot be applied by this version of viaduct", u.element, n.Name)
 		}
+	}
+	if err := checkVLANs(n); err != nil {
+		return err
 	}
 	s, err := n.Settings()
 	if err != nil || s.Guard == nil {

@@ -39,6 +39,8 @@ type Facts struct {
 	// Leases are the addresses that guests hold from the network, if the host
 	// answers elsewhere for those.
 	Leases []netip.Addr
+	// NoVLANs says that the kernel's bridges know no VLANs, though NeedsVLANs.
+	NoVLANs bool
 	// Dnsmasq says when and how dnsmasq serves guests.
 	Dnsmasq Dnsmasq
 }
@@ -144,6 +146,9 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	if err := Check(n); err != nil {
 		return Fragment{}, err
 	}
+	if facts.NoVLANs {
+		return Fragment{}, netdef.Errorf(netdef.ErrConfigUnsupported, "network '%s' needs bridges that know VLANs, which this kernel's do not (CONFIG_BRIDGE_VLAN_FILTERING)", n.Name)
+	}
 	if facts.DNSPort == 0 {
 		facts.DNSPort = dnsPort
 	}
@@ -154,6 +159,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		return f, nil
 	}
 	addPorts(&f, n, facts.Ports)
+	addPortSettings(&f, n, facts.Ports)
 	addLimits(&f, n, facts.Ports)
 	if !own {
 		addPortGuards(&f, n, facts.Ports, nil)
@@ -169,6 +175,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		MTU:          n.MTU,
 		STP:          stp,
 		ForwardDelay: forwardDelay(n, stp),
+		VLANs:        keepsVLANsApart(n, facts.Ports),
 	}, hoststate.LinkUp{Link: bridge})
 
 	// Should the bridge get another MAC address, guests hear of it at once.

@@ -115,6 +115,26 @@ var networks = []struct {
 			Taps:      []Tap{{Link: "vm1", Port: netdef.UUID{1}, Owner: 1000}},
 			Ports:     []Port{{Link: "vm1", Guest: true, Plugged: true}, {Link: "vif5.0", Guest: true, Plugged: true}, {Link: "vnet0", Guest: true}},
 		}},
+	{name: "isolated-ports", xml: head + `<forward mode='open'/><bridge name='virbr4'/><mac address='52:54:00:01:02:03'/><dns enable='no'/><port isolated='yes'/></network>`,
+		facts: Facts{Ports: []Port{
+			{Link: "vif5.0", Guest: true, Plugged: true, Def: netdef.Port{Isolated: netdef.Yes}},
+			{Link: "vnet0", Guest: true, Def: netdef.Port{Isolated: netdef.Yes}},
+			{Link: "vnet1", Guest: true, Def: netdef.Port{Isolated: netdef.No}},
+			{Link: "eth1"},
+		}}},
+	{name: "vlans", xml: head + `<forward mode='open'/><bridge name='virbr4'/><mac address='52:54:00:01:02:03'/><dns enable='no'/></network>`,
+		facts: Facts{Ports: []Port{
+			{Link: "vif5.0", Guest: true, Plugged: true, Def: netdef.Port{VLAN: &netdef.VLAN{Tags: []netdef.VLANTag{{ID: 7}}}}},
+			{Link: "vif6.0", Guest: true, Plugged: true},
+		}}},
+	{name: "bridge-vlans", xml: head + `<forward mode='bridge'/><bridge name='br0'/><vlan><tag id='42'/></vlan></network>`,
+		facts: Facts{Ports: []Port{
+			{Link: "vif5.0", Guest: true, Plugged: true, Def: netdef.Port{VLAN: &netdef.VLAN{Tags: []netdef.VLANTag{{ID: 42}}}}},
+			{Link: "vnet0", Guest: true, Def: netdef.Port{VLAN: &netdef.VLAN{Trunk: netdef.Yes, Tags: []netdef.VLANTag{
+				{ID: 20}, {ID: 30, NativeMode: "untagged"}, {ID: 22}, {ID: 21}, {ID: 20},
+			}}}},
+			{Link: "vnet1", Guest: true, Def: netdef.Port{VLAN: &netdef.VLAN{Trunk: netdef.Yes, Tags: []netdef.VLANTag{{ID: 5, NativeMode: "tagged"}}}}},
+		}}},
 	{name: "macvtap", xml: head + `<forward mode='private'><interface dev='eth0'/></forward></network>`,
 		facts: Facts{
 			Taps: []Tap{{
@@ -248,13 +268,22 @@ func TestBaseChainsDoNotGrow(t *testing.T) {
 	}
 }
 
+// What needs a feature that the kernel lacks is refused before anything is planned.
+func TestKernelWithoutVLANs(t *testing.T) {
+	_, err := Network(parse(t, head+`<forward mode='bridge'/><bridge name='br0'/><vlan><tag id='42'/></vlan></network>`), Facts{NoVLANs: true})
+	if netdef.CodeOf(err) != netdef.ErrConfigUnsupported || !strings.Contains(err.Error(), "CONFIG_BRIDGE_VLAN_FILTERING") {
+		t.Error(err)
+	}
+}
+
 func TestCheckNamesTheElement(t *testing.T) {
 	for _, c := range []struct{ element, xml string }{
 		{"<bridge macTableManager='libvirt'>", `<network><name>n</name><bridge name='b' macTableManager='libvirt'/></network>`},
 		{"<outbound>", `<network><name>n</name><bandwidth><outbound average='10'/></bandwidth></network>`},
 		{"<bandwidth>", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='10'/></bandwidth></network>`},
-		{"<port isolated='yes'>", `<network><name>n</name><port isolated='yes'/></network>`},
-		{"<vlan>", `<network><name>n</name><portgroup name='p'><vlan><tag id='7'/></vlan></portgroup></network>`},
+		{"<port isolated='yes'>", `<network><name>n</name><forward mode='private' dev='eth0'/><port isolated='yes'/></network>`},
+		{"vlan tag id 0 ", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/><portgroup name='p'><vlan><tag id='0'/></vlan></portgroup></network>`},
+		{"vlan tag id 4095", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/><vlan><tag id='4095'/></vlan></network>`},
 		{"<dnsmasq:options>", `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><forward mode='bridge'/><bridge name='br0'/><dnsmasq:options><dnsmasq:option value='foo'/></dnsmasq:options></network>`},
 	} {
 		err := Check(parse(t, c.xml))

@@ -149,3 +149,45 @@ func TestNetworkLimitsAndFloors(t *testing.T) {
 		t.Errorf("left over:\n%s", left)
 	}
 }
+
+// Isolated guests reach what is beyond their network's bridge and guests that
+// are not isolated, but not each other, whoever made their links.
+func TestIsolatedPorts(t *testing.T) {
+	s := startSite(t)
+	s.viaduct("net-define", s.file(strings.Replace(natXML("a", 50, ""), "<ip ", "<port isolated='yes'/><ip ", 1)))
+	s.viaduct("net-start", "a")
+	guests := map[string]*lab.Guest{}
+	echo := map[string]netip.AddrPort{}
+	for _, g := range []struct{ name, extra string }{{"vnet0", ""}, {"vnet1", "<port isolated='no'/>"}} {
+		guests[g.name] = s.NewGuest(lab.GuestOptions{Name: g.name})
+		s.declare("a", guests[g.name], g.extra)
+		guests[g.name].Plug(s.host.Node, "virbr50", g.name)
+	}
+	guests["vif1.0"] = s.NewGuest(lab.GuestOptions{Name: "vif1.0"})
+	guests["vif1.0"].Plug(s.host.Node, "", "vif1.0")
+	s.viaduct("port-create", "a", "--link", "vif1.0")
+	for name, g := range guests {
+		echo[name] = netip.AddrPortFrom(s.lease(g).Addr.Addr(), lab.PortEcho)
+		g.ServeEcho(lab.PortEcho)
+	}
+	check := func() {
+		t.Helper()
+		s.steadily(guests["vif1.0"].Node, echo["vnet1"])
+		s.steadily(guests["vnet0"].Node, echo["vnet1"])
+		s.cannotReach(guests["vif1.0"].Node, echo["vnet0"])
+		s.cannotReach(guests["vnet0"].Node, echo["vif1.0"])
+		for _, g := range guests {
+			s.reaches(g.Node, netip.AddrPortFrom(s.host.Outside.Addr, lab.PortEcho))
+		}
+	}
+	s.soonNothingToChange("a")
+	check()
+	s.mustRun("ip", "link", "set", "vnet0", "type", "bridge_slave", "isolated", "off")
+	s.logs("brought network back to its definition")
+	check()
+	s.daemon.Kill9()
+	s.mustRun("ip", "link", "set", "vif1.0", "type", "bridge_slave", "isolated", "off")
+	s.must(s.daemon.Start())
+	s.soonNothingToChange("a")
+	check()
+}

@@ -181,7 +181,7 @@ func TestBrokenFilesChangeNothing(t *testing.T) {
 		{"<network><name>a</name>", "line 1"},
 		{"", "network_definition"},
 		{strings.Replace(good, "end='192.168.50.254'", "end='192.168.51.254'", 1), "192.168.50.2 - 192.168.51.254"},
-		{strings.Replace(good, "<ip ", "<port isolated='yes'/><ip ", 1), "<port isolated='yes'>"},
+		{strings.Replace(good, "<ip ", "<vlan><tag id='7'/></vlan><ip ", 1), "<vlan>"},
 		{strings.Replace(good, "virbr50", "virbr51", 1), "'virbr51'"},
 		{strings.Replace(good, "192.168.50.1'", "203.0.113.77'", 1), "192.168.50.2"},
 		{strings.Replace(good, "<name>a</name>", "<name>c</name>", 1), "a.xml"},
