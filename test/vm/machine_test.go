@@ -28,7 +28,7 @@ var parts = sync.OnceValues(func() (machineParts, error) {
 })
 
 // packInitrd packs the machine's whole system: the program inside, the daemon,
-// modules with what loads them, and nft.
+// modules with what loads them, nft and bridge.
 func packInitrd(tree string) (string, error) {
 	inside, err := goBuild("viaduct/test/vm/inside", "inside")
 	if err != nil {
@@ -43,13 +43,15 @@ func packInitrd(tree string) (string, error) {
 		return "", err
 	}
 	files := map[string]string{"init": inside, "bin/viaduct": viaduct, "bin/busybox": busybox}
-	libraries, err := kernel.Needs("nft")
-	if err != nil {
-		return "", err
-	}
-	files["bin/nft"] = libraries[0]
-	for _, path := range libraries[1:] {
-		files[path] = path
+	for _, name := range []string{"nft", "bridge"} {
+		needed, err := kernel.Needs(name)
+		if err != nil {
+			return "", err
+		}
+		files["bin/"+name] = needed[0]
+		for _, path := range needed[1:] {
+			files[path] = path
+		}
 	}
 
 	root := filepath.Join(scratch, "root")

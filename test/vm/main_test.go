@@ -35,7 +35,7 @@ func run(m *testing.M) int {
 // needs; on the project's own machines the test fails.
 func need(t *testing.T) {
 	t.Helper()
-	missing := lab.Missing("qemu-system-x86_64", "mke2fs", "busybox", "cpio", "depmod", "apt-get", "dpkg-deb", "nft", "ldd")
+	missing := lab.Missing("qemu-system-x86_64", "mke2fs", "busybox", "cpio", "depmod", "apt-get", "dpkg-deb", "nft", "bridge", "ldd")
 	if len(missing) == 0 {
 		return
 	}
