@@ -58,6 +58,12 @@ test-xen:
 fuzz:
 	test/fuzz.sh
 
+# 200 clients of libvirt's protocol at once, a tenth of whose calls is malformed:
+# make soak SOAK=1000000
+SOAK ?= 100000
+soak:
+	go test ./test/libvirt -run '^TestSoak$$' -count=1 -v -timeout 60m -args -soak $(SOAK)
+
 # Figures beside those of libvirt and of the bare kernel, see docs/benchmarks.md.
 bench: build
 	test/deps.sh
