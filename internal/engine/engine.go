@@ -119,7 +119,15 @@ type network struct {
 	fragment  plan.Fragment  // what is applied for live
 	subnets   []netip.Prefix // those of fragment and of what it is about to become
 	dnsPort   uint16
-	ports     []port // the links in the bridge, as far as known
+	// translated is whether live has been in NAT mode since the network started.
+	translated bool
+	ports      []port // the links in the bridge, as far as known
+}
+
+// setLive makes another definition the one in effect.
+func (n *network) setLive(def *netdef.Network, dnsPort uint16) {
+	n.live, n.dnsPort = def, dnsPort
+	n.translated = n.translated || def.Forward.Mode == netdef.ModeNAT
 }
 
 // known reports whether the network is more than the attempt to make one.

@@ -65,7 +65,8 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 	ctx = context.WithoutCancel(ctx)
 	ports := e.portsOn(def, n.ports)
 	e.mu.Lock()
-	n.live, n.dnsPort, n.ports = def, dnsPort, ports
+	n.setLive(def, dnsPort)
+	n.ports = ports
 	status = e.statusLocked(n)
 	e.mu.Unlock()
 	if err := e.Store.PutStatus(status); err != nil {
@@ -160,7 +161,7 @@ func (e *Engine) tearDown(ctx context.Context, n *network) error {
 		return err
 	}
 	e.mu.Lock()
-	n.live = nil
+	n.live, n.translated = nil, false
 	e.mu.Unlock()
 	e.healing.forget(n)
 	return nil
@@ -214,7 +215,7 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	}
 	setLive := func(def *netdef.Network, dnsPort uint16) {
 		e.mu.Lock()
-		n.live, n.dnsPort = def, dnsPort
+		n.setLive(def, dnsPort)
 		e.mu.Unlock()
 	}
 	setLive(def, dnsPort)
@@ -243,7 +244,7 @@ func (e *Engine) status(n *network) store.Status {
 
 // statusLocked is what the store keeps of an active network. It needs e.mu.
 func (e *Engine) statusLocked(n *network) store.Status {
-	s := store.Status{UUID: n.id, Name: n.name, Persistent: n.config != nil, DNSPort: n.dnsPort}
+	s := store.Status{UUID: n.id, Name: n.name, Persistent: n.config != nil, DNSPort: n.dnsPort, Translated: n.translated}
 	if n.live != nil {
 		s.Live = n.live.Format(netdef.FormatOptions{})
 	}

@@ -23,11 +23,12 @@ var guestKinds = map[string]bool{"tun": true, "veth": true, "macvtap": true}
 // One that is in a foreign bridge now is not taken out of it.
 func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Facts {
 	e.mu.Lock()
-	known := e.filtering.bound(n.ports)
+	known, translated := e.filtering.bound(n.ports), n.translated
 	definitions := n.definitions()
 	learning := slices.ContainsFunc(definitions[:], func(d *netdef.Network) bool { return learns(d, known) || answersLeases(d) })
 	e.mu.Unlock()
-	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6, ForceForwarding: e.ForceForwarding, Passes: e.Host.Passes(), Dnsmasq: e.Dnsmasq}
+	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6, ForceForwarding: e.ForceForwarding, Passes: e.Host.Passes(), Dnsmasq: e.Dnsmasq,
+		Translated: translated}
 	for _, l := range e.Host.Uplinks() {
 		f.Uplinks = append(f.Uplinks, l.Name)
 		if l.RA {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"os"
+	"regexp"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -70,8 +71,21 @@ func (r *rig) edited(t *rapid.T, i Info, n *netdef.Network) {
 	r.nothingLeftToDo(t, i)
 }
 
+// translation is what stays so that connections go on that were begun while
+// the network was in NAT mode.
+var translation = regexp.MustCompile(`(?m)^\+ (map inet viaduct nat_from|chain inet viaduct (postrouting|nat_\S+)) .*\n`)
+
+// goneOn is the text of a host without what a network has that left NAT mode.
+func goneOn(text string, from, to *netdef.Network) string {
+	if from.Forward.Mode == netdef.ModeNAT && to.Forward.Mode != netdef.ModeNAT {
+		return translation.ReplaceAllString(text, "")
+	}
+	return text
+}
+
 // Start, edit and stop are one thing: whatever a network was before, the host
-// ends up as if it had been started so, and as if it had never been.
+// ends up as if it had been started so, and as if it had never been. Only
+// connections that are translated go on as they are.
 func TestEditEqualsStart(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		a, b := random.Network(rt, "eth0", "eth9"), random.Network(rt, "eth0", "eth9")
@@ -83,11 +97,11 @@ func TestEditEqualsStart(t *testing.T) {
 		asA := first.text()
 		second.started(rt, b)
 		first.edited(rt, i, b)
-		if got, want := first.text(), second.text(); got != want {
+		if got, want := goneOn(first.text(), a, b), second.text(); got != want {
 			rt.Fatalf("edited, the host differs from a fresh one:\n%s", cmp.Diff(want, got))
 		}
 		first.edited(rt, i, a)
-		if got := first.text(); got != asA {
+		if got := goneOn(first.text(), b, a); got != asA {
 			rt.Fatalf("edited there and back, the host is another:\n%s", cmp.Diff(asA, got))
 		}
 		first.must(first.Destroy(t.Context(), i.UUID))

@@ -61,7 +61,7 @@ func (e *Engine) recallOne(s store.Status) (adopted, error) {
 	if def.Name != s.Name || def.UUID != s.UUID || e.networks[s.UUID] != nil {
 		return adopted{}, fmt.Errorf("it does not belong to the network '%s' with uuid %s", def.Name, def.UUID)
 	}
-	n := &network{id: def.UUID, name: def.Name, live: def, dnsPort: s.DNSPort, ports: e.portsOf(s)}
+	n := &network{id: def.UUID, name: def.Name, live: def, dnsPort: s.DNSPort, translated: s.Translated, ports: e.portsOf(s)}
 	if _, exists := e.Host.Link(def.Bridge.Name); exists || def.Bridge.Name == "" {
 		n.ports = e.portsOn(def, n.ports)
 	}

@@ -137,9 +137,16 @@ func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 		hang(f, mapFrom, link, hoststate.Jump, leavingChain(link, leavingRules(n)...))
 		hang(f, mapTo, link, hoststate.Goto, enteringChain(link, enteringRules(n)...))
 	}
-	if n.Forward.Mode == netdef.ModeNAT {
+	switch {
+	case n.Forward.Mode == netdef.ModeNAT:
 		f.Shared.Add(baseNAT()...)
 		hang(f, mapNAT, link, hoststate.Goto, filterChain("nat_"+link, natRules(n)...))
+	case facts.Translated && n.Forward.Mode != netdef.ModeNone:
+		// Tried: with the last chain for translation, or the last rule that asks
+		// about connections, the kernel also gives up translating those that go
+		// on. So both stay, but nothing leads to the rule.
+		f.Shared.Add(baseNAT()...)
+		f.Own.Add(filterChain("nat_"+link, rule(hoststate.CTState{Established: true, Related: true})))
 	}
 	if ServesDNS(n) && facts.DNSPort != dnsPort {
 		f.Shared.Add(baseRedirect()...)

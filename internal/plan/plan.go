@@ -43,6 +43,9 @@ type Facts struct {
 	NoVLANs bool
 	// Dnsmasq says when and how dnsmasq serves guests.
 	Dnsmasq Dnsmasq
+	// Translated says that guests' connections may have the host's address, since
+	// the network has been in NAT mode.
+	Translated bool
 }
 
 // Port is a link in a network's bridge.

@@ -35,6 +35,8 @@ type Status struct {
 	Persistent bool `json:"persistent"`
 	// DNSPort is where its DNS is served; 0 for the usual one.
 	DNSPort uint16 `json:"dnsPort,omitempty"`
+	// Translated is whether guests' connections may have the host's address.
+	Translated bool `json:"translated,omitempty"`
 	// Ports are the links in the network's bridge, to be plugged in again if
 	// the bridge has to be made anew.
 	Ports []StatusPort `json:"ports,omitempty"`

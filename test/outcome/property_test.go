@@ -111,8 +111,21 @@ func (h *drawnHost) remove(name string) {
 	}
 }
 
+// translation is what stays so that connections go on that were begun while
+// the network was in NAT mode.
+var translation = regexp.MustCompile(`(?m)^\t(map nat_from|chain postrouting|chain nat_\S+) \{\n(\t\t.*\n)*\t\}\n\n?`)
+
+// goneOn is the dump of a host without what a network has that left NAT mode.
+func goneOn(dump string, from, to *netdef.Network) string {
+	if from.Forward.Mode == netdef.ModeNAT && to.Forward.Mode != netdef.ModeNAT {
+		return translation.ReplaceAllString(dump, "")
+	}
+	return dump
+}
+
 // Whatever a network was before, an edit makes the host what it would be if
-// the network had been started so; and what plan prints is what is done.
+// the network had been started so; and what plan prints is what is done. Only
+// connections that are translated go on as they are.
 func TestEditEqualsStart(t *testing.T) {
 	t.Parallel()
 	edited, fresh := newDrawnHost(t), newDrawnHost(t)
@@ -120,8 +133,9 @@ func TestEditEqualsStart(t *testing.T) {
 	for seed := 0; time.Since(began) < propertyTime && !t.Failed(); seed += 2 {
 		a, b := drawn.Example(seed), drawn.Example(seed+1)
 		edited.start(a)
-		for _, n := range []*netdef.Network{b, a} {
-			got, want := edited.edit(n), fresh.start(n)
+		for _, step := range [][2]*netdef.Network{{a, b}, {b, a}} {
+			before, n := step[0], step[1]
+			got, want := goneOn(edited.edit(n), before, n), fresh.start(n)
 			if got != want {
 				t.Errorf("seed %d: edited from the one to the other, the host differs from a fresh one:\n%s", seed, cmp.Diff(want, got))
 			}
