@@ -5,12 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // Errno is an error that the store answered, such as "ENOENT".
@@ -52,7 +56,7 @@ func SocketPath(getenv func(string) string) string {
 // Client is a connection to the store. Paths that do not begin with a slash are
 // below the caller's own domain. Its methods may be called concurrently.
 type Client struct {
-	conn net.Conn
+	conn transport
 	done chan struct{} // closed when no more messages come
 
 	sending sync.Mutex
@@ -78,8 +82,42 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	return NewClient(conn), nil
 }
 
+// device is the kernel's way to the store, for domains without a socket of
+// xenstored's: drivers/xen/xenbus/xenbus_dev_frontend.c.
+const device = "/dev/xen/xenbus"
+
+// Open connects to the store of this domain: by xenstored's socket, or where
+// there is none by the kernel's device.
+func Open(ctx context.Context, getenv func(string) string) (*Client, error) {
+	c, err := Dial(ctx, SocketPath(getenv))
+	if err == nil {
+		return c, nil
+	}
+	if c, failed := openDevice(device); failed == nil {
+		return c, nil
+	} else if !errors.Is(failed, fs.ErrNotExist) {
+		err = errors.Join(err, failed)
+	}
+	return nil, err
+}
+
+func openDevice(path string) (*Client, error) {
+	// Only a file that does not block can be closed while it is read from.
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	return NewClient(f), nil
+}
+
+// transport is a connection or a device file.
+type transport interface {
+	io.ReadWriteCloser
+	SetWriteDeadline(time.Time) error
+}
+
 // NewClient makes a client of a connection that is there already.
-func NewClient(conn net.Conn) *Client {
+func NewClient(conn transport) *Client {
 	c := &Client{
 		conn: conn, done: make(chan struct{}),
 		waiting: map[uint32]chan Message{}, watches: map[string]chan struct{}{},
@@ -191,7 +229,7 @@ func (c *Client) send(ctx context.Context, m Message) error {
 		return ctx.Err()
 	}
 	deadline, _ := ctx.Deadline()
-	if err := c.conn.SetWriteDeadline(deadline); err != nil {
+	if err := c.conn.SetWriteDeadline(deadline); err != nil && !errors.Is(err, os.ErrNoDeadline) {
 		return err
 	}
 	n, err := c.conn.Write(m.Append(nil))
