@@ -72,6 +72,12 @@ func newOurs(t *testing.T, args ...string) *server {
 // newTheirs is a host with libvirt's own daemon.
 func newTheirs(t *testing.T) *server {
 	t.Helper()
+	return newTheirsWith(t, func(*server) {})
+}
+
+// newTheirsWith is newTheirs with something that happens before the daemon starts.
+func newTheirsWith(t *testing.T, prepare func(*server)) *server {
+	t.Helper()
 	lab.Need(t, "virsh", "libvirtd", "dnsmasq")
 	s := &server{Lab: lab.New(t), t: t}
 	s.host = s.NewHost(lab.HostOptions{})
@@ -90,6 +96,7 @@ func newTheirs(t *testing.T) *server {
 		}
 		return errors.Join(os.MkdirAll("/etc/libvirt/qemu/networks/autostart", 0o755), os.WriteFile("/etc/libvirt/qemu.conf", []byte(qemuConfig), 0o600))
 	}))
+	prepare(s)
 	daemon := s.host.Start("libvirtd")
 	lab.Eventually(t, 30*time.Second, func() error {
 		if r := s.virsh("net-list"); r.Code != 0 {
