@@ -89,7 +89,7 @@ const (
 )
 
 func verbs() []verb {
-	return slices.Concat(listVerbs, lifecycleVerbs, assistVerbs, definitionVerbs, updateVerbs, applyVerbs, eventVerbs, portVerbs, netPortVerbs, guestVerbs, xenVerbs, xenHostVerbs, libvirtVerbs, hostVerbs, docVerbs)
+	return slices.Concat(listVerbs, lifecycleVerbs, assistVerbs, definitionVerbs, updateVerbs, applyVerbs, eventVerbs, portVerbs, netPortVerbs, guestVerbs, xenVerbs, xenHostVerbs, libvirtVerbs, importVerbs, hostVerbs, docVerbs)
 }
 
 func (a *app) rootCommand() *cobra.Command {

@@ -116,6 +116,7 @@ type network struct {
 	pending   *netdef.Network // what an operation under way may make of one of the above
 	autostart bool
 	gone      bool           // removed from Engine.networks
+	taking    bool           // its bridge is being taken over: should that fail, it stays
 	fragment  plan.Fragment  // what is applied for live
 	subnets   []netip.Prefix // those of fragment and of what it is about to become
 	dnsPort   uint16

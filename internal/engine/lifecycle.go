@@ -157,6 +157,12 @@ func (e *Engine) letGo(ctx context.Context, n *network) error {
 // tearDown takes the network off the host, but for the taps it keeps for its
 // guests. The caller holds n.busy.
 func (e *Engine) tearDown(ctx context.Context, n *network) error {
+	e.mu.Lock()
+	taking := n.taking
+	e.mu.Unlock()
+	if taking {
+		return e.leave(ctx, n)
+	}
 	if _, err := e.transition(ctx, n, e.inactive(n)); err != nil {
 		return err
 	}
@@ -244,7 +250,7 @@ func (e *Engine) status(n *network) store.Status {
 
 // statusLocked is what the store keeps of an active network. It needs e.mu.
 func (e *Engine) statusLocked(n *network) store.Status {
-	s := store.Status{UUID: n.id, Name: n.name, Persistent: n.config != nil, DNSPort: n.dnsPort, Translated: n.translated}
+	s := store.Status{UUID: n.id, Name: n.name, Persistent: n.config != nil, DNSPort: n.dnsPort, Translated: n.translated, Taking: n.taking}
 	if n.live != nil {
 		s.Live = n.live.Format(netdef.FormatOptions{})
 	}

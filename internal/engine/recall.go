@@ -37,6 +37,13 @@ func (e *Engine) recall() (active []adopted, inactive []store.Status, understood
 		e.Log.Error("status left aside", "file", bad.Path, "error", bad.Err)
 	}
 	for _, s := range statuses {
+		if s.Taking && s.Live == "" {
+			// Guests are in the bridge, so there is no way back from here.
+			s.Live, s.Next = s.Next, ""
+			if err := e.recallClaim(s); err != nil {
+				e.Log.Error("take over bridge", "network", s.Name, "error", err)
+			}
+		}
 		if s.Live == "" {
 			inactive = append(inactive, s)
 			continue

@@ -74,7 +74,7 @@ func (f *Fake) Owned() hoststate.State {
 	s := f.State()
 	for k := range s {
 		switch k.Kind {
-		case hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember, hoststate.KindPortFlags, hoststate.KindPortVLANs:
+		case hoststate.KindClaim, hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember, hoststate.KindPortFlags, hoststate.KindPortVLANs:
 			delete(s, k)
 		}
 	}

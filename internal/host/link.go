@@ -23,7 +23,7 @@ type linkApplier struct {
 
 func (a *linkApplier) Kinds() []hoststate.Kind {
 	return []hoststate.Kind{
-		hoststate.KindBridge, hoststate.KindTap, hoststate.KindMacvtap, hoststate.KindMTU, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
+		hoststate.KindClaim, hoststate.KindBridge, hoststate.KindTap, hoststate.KindMacvtap, hoststate.KindMTU, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindRoute, hoststate.KindMember,
 		hoststate.KindPortFlags, hoststate.KindPortVLANs,
 	}
 }
@@ -65,6 +65,8 @@ func (a *linkApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 
 func (a *linkApplier) apply(op hoststate.Op) error {
 	switch o := op.Object().(type) {
+	case hoststate.Claim:
+		return a.applyClaim(op.Verb, o)
 	case hoststate.Bridge:
 		return a.applyBridge(op.Verb, o)
 	case hoststate.Tap:
@@ -116,6 +118,39 @@ func (a *linkApplier) applyBridge(verb hoststate.Verb, b hoststate.Bridge) error
 		return errNotOurs(have)
 	}
 	return a.changeBridge(have, b)
+}
+
+// applyClaim makes somebody else's bridge ours, or gives it up. All else stays
+// as it is.
+func (a *linkApplier) applyClaim(verb hoststate.Verb, c hoststate.Claim) error {
+	l, exists := a.mirror.link(c.Bridge)
+	switch {
+	case !exists && verb == hoststate.Delete:
+		return nil
+	case !exists:
+		return errVanished(c.Bridge)
+	case l.kind != kindBridge:
+		return fmt.Errorf("link %s is no bridge", c.Bridge)
+	}
+	alias, group := c.Alias, uint32(ownGroup)
+	if verb == hoststate.Delete {
+		alias, group = "", 0
+	}
+	err := a.setBridge(l.index, nil, func(e *netlink.AttributeEncoder) {
+		e.String(unix.IFLA_IFALIAS, alias)
+		e.Uint32(unix.IFLA_GROUP, group)
+	})
+	if err != nil {
+		return err
+	}
+	// The kernel does not announce these while the bridge is down.
+	a.mirror.now(func() {
+		if l, ok := a.mirror.links[l.index]; ok {
+			l.alias, l.group = alias, group
+			a.mirror.setLink(l)
+		}
+	})
+	return nil
 }
 
 func errNotOurs(l link) error {

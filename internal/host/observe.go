@@ -45,6 +45,9 @@ func (l link) bridge() hoststate.Bridge {
 // last brought up to date. It knows the kinds of linkApplier.
 func (m *mirror) observe(key hoststate.Key) (hoststate.Object, bool) {
 	switch key.Kind {
+	case hoststate.KindClaim:
+		l, ok := m.links[m.names[key.Name]]
+		return hoststate.Claim{Bridge: l.name, Alias: l.alias}, ok && l.kind == kindBridge && l.ours()
 	case hoststate.KindBridge:
 		l, ok := m.links[m.names[key.Name]]
 		b := l.bridge()

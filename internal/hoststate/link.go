@@ -72,6 +72,20 @@ func (b Bridge) Text() string {
 	return s.String()
 }
 
+// Claim is a bridge that somebody else made and that is ours from now on. Its
+// removal leaves the bridge to whoever wants it.
+type Claim struct {
+	Bridge string
+	// Alias marks the link as ours from then on, see Bridge.
+	Alias string
+}
+
+// Key implements Object.
+func (c Claim) Key() Key { return Key{KindClaim, c.Bridge} }
+
+// Text implements Object.
+func (c Claim) Text() string { return "take over bridge " + c.Bridge }
+
 // Address is an address with its prefix length on a link.
 type Address struct {
 	Link   string

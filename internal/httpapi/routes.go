@@ -61,6 +61,8 @@ var routes = []route{
 	{"DELETE /v1/ports/{link}", nil, func(_ *Server, r request) (any, error) { return nil, r.api.Unplug(r.Context(), r.PathValue("link")) }},
 	{"POST /v1/networks/{ref}/confirm", []string{"undo"}, confirm},
 	{"POST /v1/apply", nil, apply},
+	{"POST /v1/takeover", []string{"plan"}, takeOver},
+	{"POST /v1/networks/{ref}/give-back", nil, act(API.GiveBack)},
 	{"PUT /v1/libvirtd", []string{"plan"}, attached(Attacher.Attach)},
 	{"DELETE /v1/libvirtd", []string{"plan"}, attached(Attacher.Detach)},
 	{"POST /v1/reload", nil, func(_ *Server, r request) (any, error) { return r.api.Reload(r.Context()) }},

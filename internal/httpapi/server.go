@@ -49,6 +49,8 @@ type API interface {
 	Notes(id netdef.UUID) ([]string, error)
 	Apply(ctx context.Context, files []engine.File, o engine.ApplyOptions) (engine.ApplyReport, error)
 	Confirm(ctx context.Context, id netdef.UUID, undo bool) error
+	TakeOver(ctx context.Context, t engine.Taking, plan bool) (engine.Taken, error)
+	GiveBack(ctx context.Context, id netdef.UUID) error
 	Reload(ctx context.Context) (engine.ReloadReport, error)
 	Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error
 	Unplug(ctx context.Context, link string) error

@@ -46,6 +46,16 @@ func leaseOf(l netdef.Lease) Lease {
 	return w
 }
 
+// Lease is the lease as it was before it travelled.
+func (w Lease) Lease() (netdef.Lease, error) {
+	id, err := hex.DecodeString(strings.ReplaceAll(w.ClientID, ":", ""))
+	l := netdef.Lease{MAC: w.MAC, Addr: w.IP, PrefixLen: w.Prefix, Hostname: w.Hostname, ClientID: id, IAID: w.IAID}
+	if w.Expiry != nil {
+		l.Expiry = *w.Expiry
+	}
+	return l, err
+}
+
 func octets(b []byte) string {
 	parts := make([]string, len(b))
 	for i := range b {

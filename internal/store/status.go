@@ -31,6 +31,8 @@ type Status struct {
 	Live string `json:"live"`
 	// Next is the XML of a change that is being applied; "" if there is none.
 	Next string `json:"next,omitempty"`
+	// Taking says that the bridge of Next is another program's, and is being taken over.
+	Taking bool `json:"taking,omitempty"`
 	// Persistent is whether the network has a definition, and so stays when it stops.
 	Persistent bool `json:"persistent"`
 	// DNSPort is where its DNS is served; 0 for the usual one.

@@ -61,6 +61,7 @@ var never = map[string]string{
 // absent are the kinds of objects, and of files, that no network or step of the
 // script has. They are applied by the same code as all others, one by one.
 var absent = map[string]string{
+	"claim":       "it takes a bridge of another program's; the tests of importing have it",
 	"macvtap":     "it takes a device of the host's that leads out",
 	"mtu":         "it takes a port of a network whose MTU is given",
 	"shaper":      "it takes a limit, and more than one operation of the kernel's",

@@ -57,3 +57,33 @@ func (f *Fake) Confirm(_ context.Context, id netdef.UUID, _ bool) error {
 		return nil
 	})
 }
+
+// TakeOver defines the network, as active if it has a live definition.
+func (f *Fake) TakeOver(_ context.Context, t engine.Taking, plan bool) (engine.Taken, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	xml := t.Config
+	if t.Live != "" {
+		xml = t.Live
+	}
+	n, err := f.read([]byte(xml))
+	if err != nil {
+		return engine.Taken{}, err
+	}
+	taken := engine.Taken{Name: n.Name, UUID: n.UUID, Active: t.Live != ""}
+	if plan {
+		taken.Operations = []string{"+ take over bridge " + n.Bridge}
+		return taken, nil
+	}
+	n = f.put(n)
+	n.Active, n.Persistent, n.Autostart = t.Live != "", t.Config != "", t.Autostart
+	return taken, nil
+}
+
+// GiveBack forgets the network.
+func (f *Fake) GiveBack(ctx context.Context, id netdef.UUID) error {
+	if err := f.Destroy(ctx, id); err != nil {
+		return err
+	}
+	return f.Undefine(ctx, id)
+}

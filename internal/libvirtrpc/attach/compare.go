@@ -14,6 +14,16 @@ const markSpace = "urn:viaduct:attached:1"
 
 var mark = netdef.Node{Space: markSpace, XML: `<viaduct:attached xmlns:viaduct="` + markSpace + `"/>`}
 
+// Marked reports whether a definition of libvirtd's was put there by us.
+func Marked(xml string) bool {
+	def, err := netdef.Parse([]byte(xml))
+	return err == nil && marked(def)
+}
+
+func marked(def *netdef.Network) bool {
+	return slices.ContainsFunc(def.Metadata, func(m netdef.Node) bool { return m.Space == markSpace })
+}
+
 // network is a network as libvirtd has it, or is to have it.
 type network struct {
 	name string
@@ -82,7 +92,7 @@ func observe(c *remote.Conn, of remote.Network) (network, error) {
 			continue // something newer than we know, and so not ours
 		}
 		*d.into = def.Format(netdef.FormatOptions{Inactive: true})
-		n.ours = n.ours || slices.ContainsFunc(def.Metadata, func(m netdef.Node) bool { return m.Space == markSpace })
+		n.ours = n.ours || marked(def)
 	}
 	return n, nil
 }
