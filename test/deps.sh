@@ -8,12 +8,13 @@ packages=(
   busybox-static isc-dhcp-client dhcpcd-base systemd bind9-dnsutils
   iproute2 iputils-ping nftables iptables conntrack ethtool tcpdump procps util-linux kmod strace
   dnsmasq-base iperf3 dnsperf kea-admin libvirt-clients libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu libsys-virt-perl python3-libvirt dbus-daemon polkitd
+  xenstore-utils net-tools
   qemu-system-x86 ipxe-qemu cpio e2fsprogs zstd dbus-daemon
 )
 
 # Installed, systemd-resolved would take over the machine's resolv.conf, so it
-# is only unpacked.
-unpacked=(systemd-resolved)
+# is only unpacked; of Xen only the scripts are wanted, to compare with.
+unpacked=(systemd-resolved xen-utils-common)
 unpacked_to=/usr/local/lib/viaduct-test
 
 missing=()

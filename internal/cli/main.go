@@ -14,13 +14,20 @@ import (
 	"syscall"
 
 	"viaduct/internal/httpapi"
+	"viaduct/internal/xenvif"
 )
 
 // program is a face that the binary shows under a name of its own.
 type program func(args []string) int
 
 // programs are the names other than viaduct that the binary answers to.
-var programs = map[string]program{"vif-viaduct": vifViaduct, "viaduct-bridge-helper": bridgeHelper}
+var programs = func() map[string]program {
+	faces := map[string]program{"viaduct-bridge-helper": bridgeHelper}
+	for _, name := range xenvif.Faces {
+		faces[name] = vifScript
+	}
+	return faces
+}()
 
 // Main runs the program that args[0] names, and returns its exit status.
 func Main(args []string) int {

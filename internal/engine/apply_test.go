@@ -70,12 +70,12 @@ func TestApply(t *testing.T) {
 	r.applied("a unchanged", ApplyOptions{}, natXML("a", 1))
 	changed := strings.Replace(natXML("a", 2), "<ip", "<mtu size='1400'/><ip", 1)
 	r.applied("a changed", ApplyOptions{Plan: true}, changed)
-	if text, _ := r.XML(a.UUID, false); strings.Contains(text, "1400") {
+	if text, _ := r.XML(a.UUID, false); strings.Contains(text, "size='1400'") {
 		t.Error("a plan was carried out")
 	}
 	r.applied("a changed", ApplyOptions{}, changed)
 	for _, inactive := range []bool{false, true} {
-		if text, _ := r.XML(a.UUID, inactive); !strings.Contains(text, "1400") || !strings.Contains(text, "10.0.2.1") {
+		if text, _ := r.XML(a.UUID, inactive); !strings.Contains(text, "size='1400'") || !strings.Contains(text, "10.0.2.1") {
 			t.Errorf("inactive=%v: %s", inactive, text)
 		}
 	}

@@ -31,7 +31,7 @@ func (e *Engine) Notes(id netdef.UUID) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	outward := e.Host.Outward(live.Forward.Dev())
+	_, outward := e.Host.Outward(live.Forward.Dev())
 	var notes []string
 	for _, ip := range live.IPs {
 		if slices.ContainsFunc(e.Host.Overlapping(ip.Subnet()), func(p host.LinkPrefix) bool { return p.Link == settings.Answer }) {

@@ -359,15 +359,21 @@ func (e *Engine) checkVLAN(n *netdef.Network, p *netdef.Port, runs bool) error {
 	return plan.CheckVLAN(p.VLAN)
 }
 
-// completeRouted chooses the gateways of a routed port that are not given: the
-// host's own address on the uplink, and in IPv6 one that is the same on every link.
+// completeRouted chooses what a routed port is not given: the uplink on which
+// its guest's addresses are to be found, if they are not translated, and the
+// gateways: the host's own address on the uplink, and in IPv6 one that is the
+// same on every link.
 func (e *Engine) completeRouted(n *netdef.Network, r *netdef.Routed) {
 	is4, is6 := false, false
 	for _, a := range r.Addresses {
 		is4, is6 = is4 || a.Addr().Is4(), is6 || a.Addr().Is6()
 	}
+	uplink, own := e.Host.Outward(cmp.Or(r.Uplink, n.Forward.Dev()))
+	if n.Forward.Mode == netdef.ModeRoute {
+		r.Uplink = uplink
+	}
 	if is4 && !r.Gateway(netip.Addr.Is4).IsValid() {
-		for _, a := range e.Host.Outward(cmp.Or(r.Uplink, n.Forward.Dev())) {
+		for _, a := range own {
 			if a.Is4() {
 				r.Gateways = append(r.Gateways, a)
 			}
@@ -390,6 +396,8 @@ func checkRouted(n *netdef.Network, p port) error {
 		return netdef.Errorf(netdef.ErrInvalidArg, "network '%s' routes to its guests: a port needs the addresses of its guest", n.Name)
 	case settings.Routed && p.name == "":
 		return netdef.Errorf(netdef.ErrInvalidArg, "network '%s' routes to its guests: a port needs a link", n.Name)
+	case settings.Routed && (p.def.VLAN != nil || p.def.Isolated == netdef.Yes):
+		return netdef.Errorf(netdef.ErrConfigUnsupported, "network '%s' routes to its guests: <vlan> and <port isolated='yes'> need a bridge", n.Name)
 	case !settings.Routed && p.routed != nil:
 		return netdef.Errorf(netdef.ErrInvalidArg, "network '%s' has a bridge: its ports are not routed", n.Name)
 	}

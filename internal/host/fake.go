@@ -111,7 +111,7 @@ func (f *Fake) Uplinks() []Uplink {
 }
 
 // Outward implements Host.
-func (f *Fake) Outward(string) []netip.Addr { return f.OutwardList }
+func (f *Fake) Outward(dev string) (string, []netip.Addr) { return dev, f.OutwardList }
 
 // Counters implements Host: nothing ever went over any link.
 func (f *Fake) Counters(name string) (Counters, error) {

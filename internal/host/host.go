@@ -62,8 +62,8 @@ type Host interface {
 	Uplinks() []Uplink
 	// Outward returns the host's own address of each family, as far as there is
 	// one, by which routers outside reach it: on the named link, or on that of
-	// its default route if dev is "".
-	Outward(dev string) []netip.Addr
+	// its default route if dev is "". That link is "" if there is none.
+	Outward(dev string) (link string, own []netip.Addr)
 	// Passes lists the foreign chains in which marked packets have to be let
 	// through, whether they are already or not.
 	Passes() []hoststate.Pass

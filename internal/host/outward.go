@@ -18,12 +18,12 @@ func (h *kernelHost) Rename(link, name string) error {
 }
 
 // Outward implements Host.
-func (h *kernelHost) Outward(dev string) []netip.Addr { return h.mirror.outward(dev) }
+func (h *kernelHost) Outward(dev string) (string, []netip.Addr) { return h.mirror.outward(dev) }
 
 // outward is the host's own address of each family towards the outside: on
 // the named link, or else on the one that its best default route leads to.
-func (m *mirror) outward(dev string) []netip.Addr {
-	var list []netip.Addr
+func (m *mirror) outward(dev string) (link string, own []netip.Addr) {
+	link = dev
 	m.now(func() {
 		for _, unspecified := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 			id, info, ok := m.bestDefault(unspecified, dev)
@@ -33,12 +33,13 @@ func (m *mirror) outward(dev string) []netip.Addr {
 			} else if !ok {
 				continue
 			}
+			link = cmp.Or(link, m.links[index].name)
 			if a := m.addressTowards(index, unspecified, info); a.IsValid() {
-				list = append(list, a)
+				own = append(own, a)
 			}
 		}
 	})
-	return list
+	return link, own
 }
 
 // bestDefault is the default route of the family with the smallest metric, by

@@ -16,6 +16,25 @@ func getPorts(_ *Server, r request) (any, error) {
 	return list(ports), err
 }
 
+// getGuestPorts answers with the ports of a guest in all networks.
+func getGuestPorts(_ *Server, r request) (any, error) {
+	given := r.URL.Query()
+	var mac netdef.MAC
+	var guest netdef.UUID
+	var err error
+	if text := given.Get("mac"); text != "" {
+		if mac, err = netdef.ParseMAC(text); err != nil {
+			return nil, netdef.Errorf(netdef.ErrInvalidMAC, "%s", text)
+		}
+	}
+	if text := given.Get("guest"); text != "" {
+		if guest, err = netdef.ParseUUID(text); err != nil {
+			return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'guest' is a UUID, not '%s'", text)
+		}
+	}
+	return r.api.GuestPorts(mac, guest, given.Get("name")), nil
+}
+
 func getPortXML(_ *Server, r request) (any, error) {
 	text, err := r.api.PortXML(r.net.UUID, r.PathValue("port"))
 	return xmlText(text), err
@@ -112,6 +131,30 @@ const noUser = 1<<32 - 1
 // Ports lists the ports of a network, with what went over them.
 func (c *Client) Ports(ctx context.Context, ref string) ([]engine.Port, error) {
 	return get[[]engine.Port](ctx, c, network(ref)+"/ports")
+}
+
+// GuestPorts lists the ports, of whatever network, that a guest is to have, by
+// its MAC address, its UUID or its name. A zero value finds none.
+func (c *Client) GuestPorts(ctx context.Context, mac netdef.MAC, guest netdef.UUID, name string) ([]engine.GuestPort, error) {
+	query := url.Values{"name": {name}}
+	if !mac.IsZero() {
+		query.Set("mac", mac.String())
+	}
+	if !guest.IsZero() {
+		query.Set("guest", guest.String())
+	}
+	return get[[]engine.GuestPort](ctx, c, "/v1/ports?"+query.Encode())
+}
+
+// Bridges lists the host's bridges by name.
+func (c *Client) Bridges(ctx context.Context) ([]string, error) {
+	return get[[]string](ctx, c, "/v1/bridges")
+}
+
+// Release stops a transient network that nobody has a port in any more, and
+// leaves others as they are.
+func (c *Client) Release(ctx context.Context, ref string) error {
+	return c.act(ctx, http.MethodPost, network(ref)+"/release")
 }
 
 // PortXML describes a port, named by its UUID or its link.

@@ -58,6 +58,9 @@ var routes = []route{
 		return nil, r.api.DeletePort(r.Context(), r.net.UUID, r.PathValue("port"))
 	}},
 	{"PUT /v1/networks/{ref}/ports/{link}", []string{"wait"}, plug},
+	{"POST /v1/networks/{ref}/release", nil, act(API.Release)},
+	{"GET /v1/ports", []string{"mac", "guest", "name"}, getGuestPorts},
+	{"GET /v1/bridges", nil, func(_ *Server, r request) (any, error) { return r.api.Bridges(), nil }},
 	{"DELETE /v1/ports/{link}", nil, func(_ *Server, r request) (any, error) { return nil, r.api.Unplug(r.Context(), r.PathValue("link")) }},
 	{"POST /v1/networks/{ref}/confirm", []string{"undo"}, confirm},
 	{"POST /v1/apply", nil, apply},

@@ -54,6 +54,9 @@ type API interface {
 	Reload(ctx context.Context) (engine.ReloadReport, error)
 	Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error
 	Unplug(ctx context.Context, link string) error
+	GuestPorts(mac netdef.MAC, guest netdef.UUID, name string) []engine.GuestPort
+	Bridges() []string
+	Release(ctx context.Context, id netdef.UUID) error
 	Ports(id netdef.UUID) ([]engine.Port, error)
 	PortXML(id netdef.UUID, port string) (string, error)
 	CreatePort(ctx context.Context, id netdef.UUID, p engine.PortSpec) (engine.Port, error)

@@ -2,6 +2,7 @@ package netdef
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -95,4 +96,13 @@ func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 func (m *MAC) UnmarshalText(b []byte) (err error) {
 	*m, err = ParseMAC(string(b))
 	return err
+}
+
+// NamedUUID is the UUID that always belongs to the name (RFC 9562 version 8).
+func NamedUUID(name string) UUID {
+	sum := sha256.Sum256([]byte(name))
+	u := UUID(sum[:16])
+	u[6] = u[6]&0x0f | 0x80
+	u[8] = u[8]&0x3f | 0x80
+	return u
 }

@@ -16,6 +16,9 @@ type Routed struct {
 	// Uplink is the link on which the host answers for the guest's addresses, so
 	// that neighbours there find the guest (proxy ARP and its like in IPv6); "" for none.
 	Uplink string `json:"uplink,omitempty"`
+	// Metric is that of the routes to the guest, 0 for the kernel's choice. Of two
+	// links to the same guest the one with the smaller metric is used.
+	Metric int `json:"metric,omitempty"`
 	// HostName is what DHCP calls the guest, "" for nothing. DHCP offers the
 	// guest the first of its IPv4 addresses.
 	HostName string `json:"hostName,omitempty"`

@@ -31,6 +31,9 @@ type Settings struct {
 	// that neighbours there find guests whose subnet is part of theirs (proxy ARP
 	// and its like in IPv6); "" for none.
 	Answer string
+	// EnforceRate has the rate= of a Xen guest enforced in both directions by the
+	// host, beside what Xen's own driver makes of it for what the guest sends.
+	EnforceRate bool
 	// Guard is that of all ports which have none of their own; nil for none.
 	Guard *Guard
 }
@@ -62,6 +65,9 @@ var settingElements = map[string]func(r *reader, e *element, s *Settings){
 	"answer": func(r *reader, e *element, s *Settings) {
 		s.Answer, _ = e.lookup("dev")
 		r.refuse(s.Answer == "", e, ErrXML, "missing attribute 'dev' of element '%s' in network '%s'", e.qname(), r.network)
+	},
+	"rate": func(r *reader, e *element, s *Settings) {
+		s.EnforceRate = r.choice(e, "enforce", "no", "yes") == "yes"
 	},
 	"services": func(r *reader, e *element, s *Settings) {
 		s.Backend = r.choice(e, "backend", BackendViaduct, BackendDnsmasq)

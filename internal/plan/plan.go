@@ -161,7 +161,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		addRouted(&f, n, facts)
 		return f, nil
 	}
-	addPorts(&f, n, facts.Ports)
+	addPorts(&f, n, facts)
 	addPortSettings(&f, n, facts.Ports)
 	addLimits(&f, n, facts.Ports)
 	if !own {
@@ -209,8 +209,8 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 // addPorts puts links into the network's bridge and sets up those that Viaduct
 // plugs. What others put into a bridge of the host's is no business of ours,
 // and a macvtap needs no bridge.
-func addPorts(f *Fragment, n *netdef.Network, ports []Port) {
-	for _, p := range ports {
+func addPorts(f *Fragment, n *netdef.Network, facts Facts) {
+	for _, p := range facts.Ports {
 		if p.Plugged || p.Guard != nil && p.Guard.Routed {
 			f.Own.Add(hoststate.LinkUp{Link: p.Link})
 		}
@@ -223,6 +223,10 @@ func addPorts(f *Fragment, n *netdef.Network, ports []Port) {
 		}
 		f.Own.Add(member)
 		addPortMTU(f, n, p)
+		if p.Plugged && !facts.NoIPv6 && !made(f, p) {
+			// Or the link has an address of its own by which the guest reaches the host.
+			f.Own.Add(ipv6Sysctl(p.Link, "disable_ipv6", "1"))
+		}
 	}
 }
 
@@ -230,9 +234,15 @@ func addPorts(f *Fragment, n *netdef.Network, ports []Port) {
 // are made with it.
 func addPortMTU(f *Fragment, n *netdef.Network, p Port) {
 	mtu := cmp.Or(p.MTU, n.MTU)
-	if _, made := f.Own[hoststate.TapKey(p.Link)]; p.Plugged && !made && mtu != 0 {
+	if p.Plugged && !made(f, p) && mtu != 0 {
 		f.Own.Add(hoststate.LinkMTU{Link: p.Link, MTU: mtu})
 	}
+}
+
+// made reports whether the port's link is one that Viaduct makes.
+func made(f *Fragment, p Port) bool {
+	_, made := f.Own[hoststate.TapKey(p.Link)]
+	return made
 }
 
 // needsSTP decides whether the kernel runs the spanning tree protocol on the

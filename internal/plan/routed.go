@@ -68,7 +68,7 @@ func addRoutedLink(f *Fragment, n *netdef.Network, p Port, facts Facts) {
 		f.Own.Add(hoststate.Address{Link: p.Link, Prefix: netip.PrefixFrom(g, length)})
 	}
 	for _, a := range p.Routed.Addresses {
-		f.Own.Add(hoststate.Route{Dst: a.Masked(), Link: p.Link})
+		f.Own.Add(hoststate.Route{Dst: a.Masked(), Link: p.Link, Metric: p.Routed.Metric})
 		if n.Forward.Mode == netdef.ModeNone {
 			continue
 		}

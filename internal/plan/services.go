@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,7 +52,9 @@ func addServices(f *Fragment, n *netdef.Network, facts Facts) error {
 		return addDnsmasq(f, n, facts)
 	}
 	if ip := dhcp4IP(n); ip != nil {
-		f.Own.Add(hoststate.Service{Type: ServiceDHCP4, Network: n.UUID.String(), Config: dhcp4Config(n, *ip)})
+		c := dhcp4Config(n, *ip)
+		c.Hosts = append(c.Hosts, portHosts(*ip, c.Hosts, facts.Ports)...)
+		f.Own.Add(hoststate.Service{Type: ServiceDHCP4, Network: n.UUID.String(), Config: c})
 	}
 	addServices6(f, n)
 	if ServesDNS(n) {
@@ -101,6 +104,28 @@ func dhcp4Config(n *netdef.Network, ip netdef.IP) dhcp4.Config {
 		c.Hosts = append(c.Hosts, host)
 	}
 	return c
+}
+
+// portHosts are guests whose guards say which address they have: DHCP offers
+// them that one, since they could use no other. What the network says of a guest
+// or an address itself comes first.
+func portHosts(ip netdef.IP, known []dhcp4.Host, ports []Port) []dhcp4.Host {
+	var hosts []dhcp4.Host
+	for _, p := range ports {
+		if p.Guard == nil || p.Def.MAC.IsZero() {
+			continue
+		}
+		for _, own := range p.Guard.Prefixes {
+			a := own.Addr()
+			taken := func(h dhcp4.Host) bool { return h.Addr == a || h.MAC == p.Def.MAC }
+			if own.IsSingleIP() && a.Is4() && a != ip.Address && ip.Prefix().Contains(a) &&
+				!slices.ContainsFunc(known, taken) && !slices.ContainsFunc(hosts, taken) {
+				hosts = append(hosts, dhcp4.Host{MAC: p.Def.MAC, Addr: a})
+			}
+		}
+	}
+	slices.SortFunc(hosts, func(a, b dhcp4.Host) int { return a.Addr.Compare(b.Addr) })
+	return hosts
 }
 
 // leaseTime is 0, false where the network's default counts.

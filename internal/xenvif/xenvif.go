@@ -2,7 +2,7 @@
 // guest's network interface comes and goes (docs/misc/vif-paths and
 // tools/libs/light/libxl_nic.c in Xen's sources). It reads from xenstore what
 // the guest is to have, asks the daemon for it, and writes back how it went. It
-// translates and decides nothing.
+// translates Xen's terms; what can be applied is the engine's to decide.
 package xenvif
 
 import (
@@ -10,20 +10,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"strings"
-	"syscall"
+	"strconv"
 	"time"
 
 	"viaduct/internal/engine"
+	"viaduct/internal/netdef"
 	"viaduct/internal/xenvif/xenstore"
 )
 
 // Networks is what this door asks of the daemon.
 type Networks interface {
 	Networks(ctx context.Context) ([]engine.Info, error)
-	Plug(ctx context.Context, ref, link string, wait time.Duration) error
+	Bridges(ctx context.Context) ([]string, error)
+	GuestPorts(ctx context.Context, mac netdef.MAC, guest netdef.UUID, name string) ([]engine.GuestPort, error)
+	XML(ctx context.Context, ref string, inactive bool) (string, error)
+	Create(ctx context.Context, xml []byte) (engine.Info, error)
+	CreatePort(ctx context.Context, ref string, p engine.PortSpec) (engine.Port, error)
 	Unplug(ctx context.Context, link string) error
+	Release(ctx context.Context, ref string) error
 }
 
 // libxl kills a script after 40 s. What goes wrong is told well before that.
@@ -39,19 +43,31 @@ const (
 type Script struct {
 	// Args are the program's arguments: its name, a command, and settings
 	// such as type_if=vif.
-	Args     []string
-	Getenv   func(string) string
-	Networks Networks
-	Errs     io.Writer
+	Args   []string
+	Getenv func(string) string
+	// Open reaches the daemon, or stands in for it where there can be none.
+	Open func(ctx context.Context) (networks Networks, done func(), err error)
+	// Resolvers are the name servers that guests in NAT are told of.
+	Resolvers func() []string
+	Errs      io.Writer
+	// Log takes what goes wrong or is not as one would think, besides Errs; it
+	// may be nil.
+	Log func(text string)
 }
 
 // Run does what libxl asks for and returns the exit status.
 func (s Script) Run(ctx context.Context) int {
 	ctx, cancel := context.WithTimeout(ctx, workLimit)
 	defer cancel()
-	v, err := s.vif()
-	if err == nil {
-		err = commands[v.command](s, ctx, v)
+	v, err := s.call()
+	switch do := commands[v.command]; {
+	case err != nil:
+		// libxl shows what is in the store rather than what the script says.
+		err = errors.Join(err, s.fail(ctx, v, err))
+	case do.kind != v.kind:
+		// Xen's own scripts ignore it too.
+	default:
+		err = do.run(s, ctx, v)
 	}
 	if err != nil {
 		s.say(err)
@@ -60,139 +76,146 @@ func (s Script) Run(ctx context.Context) int {
 	return 0
 }
 
-func (s Script) say(err error) { fmt.Fprintf(s.Errs, "%s: %v\n", s.Args[0], err) }
-
-var commands = map[string]func(Script, context.Context, vif) error{"online": Script.online, "offline": Script.offline}
-
-// vif is a guest's network interface as libxl names it.
-type vif struct {
-	command string
-	path    string // its folder in xenstore
-	link    string // the host's end
+func (s Script) say(what any) {
+	text := fmt.Sprintf("%s: %v", s.Args[0], what)
+	fmt.Fprintln(s.Errs, text)
+	if s.Log != nil {
+		s.Log(text)
+	}
 }
 
-// vif reads the arguments and the environment.
-func (s Script) vif() (vif, error) {
-	v := vif{path: s.Getenv("XENBUS_PATH"), link: s.Getenv("vif")}
-	kind := "vif"
-	for _, arg := range s.Args[1:] {
-		if name, value, isSetting := strings.Cut(arg, "="); !isSetting && v.command == "" {
-			v.command = arg
-		} else if name == "type_if" {
-			kind = value
-		}
-	}
-	switch {
-	case commands[v.command] == nil:
-		return v, fmt.Errorf("unknown command '%s': it is online or offline", v.command)
-	case kind != "vif":
-		return v, fmt.Errorf("interface of type '%s': only type_if=vif is supported", kind)
-	case v.link == "":
-		return v, errors.New("the variable vif is not set")
-	case v.command == "online" && v.path == "":
-		return v, errors.New("the variable XENBUS_PATH is not set")
-	}
-	return v, nil
+// commands are what a script is told to do, each of one kind of interface.
+var commands = map[string]struct {
+	kind string
+	run  func(Script, context.Context, call) error
+}{
+	"online": {kindVif, Script.online}, "offline": {kindVif, Script.offline},
+	"add": {kindTap, Script.online}, "remove": {kindTap, Script.offline},
 }
 
 // online plugs the guest in and tells the guest's driver and libxl how it went.
-func (s Script) online(ctx context.Context, v vif) error {
+func (s Script) online(ctx context.Context, c call) error {
 	store, err := xenstore.Dial(ctx, xenstore.SocketPath(s.Getenv))
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	plugErr := s.plug(ctx, store, v)
-	// There is time for this even if there was none left for plugging in.
-	telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
-	defer cancel()
-	return errors.Join(plugErr, store.Transaction(telling, func(tx *xenstore.Tx) error {
-		if plugErr != nil {
-			return errors.Join(tx.Write(telling, v.path+"/hotplug-error", clip(plugErr.Error())),
-				tx.Write(telling, v.path+"/hotplug-status", "error"))
+	v, err := s.read(ctx, store, c)
+	var port engine.Port
+	if err == nil {
+		port, err = s.plug(ctx, v)
+	}
+	return errors.Join(err, tell(ctx, store, c, err, func(ctx context.Context, tx *xenstore.Tx) error {
+		if c.kind == kindTap {
+			return nil
 		}
-		return errors.Join(tx.Remove(telling, v.path+"/hotplug-error"),
-			tx.Write(telling, v.path+"/hotplug-status", "connected"))
+		var mtu error
+		if v.frontend != "" && port.MTU > 0 {
+			mtu = tx.Write(ctx, v.frontend+"/mtu", strconv.Itoa(port.MTU))
+		}
+		return errors.Join(mtu, tx.Write(ctx, c.path+"/hotplug-status", "connected"))
 	}))
+}
+
+// fail tells of an error from before there was a connection to the store. What
+// prevents that is of no interest beside it.
+func (s Script) fail(ctx context.Context, c call, failed error) error {
+	if c.path == "" || c.command == "offline" || c.command == "remove" {
+		return nil
+	}
+	store, err := xenstore.Dial(ctx, xenstore.SocketPath(s.Getenv))
+	if err != nil {
+		return nil
+	}
+	defer store.Close()
+	return tell(ctx, store, c, failed, nil)
+}
+
+// tell writes into the store how it went.
+func tell(ctx context.Context, store *xenstore.Client, c call, failed error, good func(context.Context, *xenstore.Tx) error) error {
+	// There is time for this even if there was none left for plugging in.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
+	defer cancel()
+	return store.Transaction(ctx, func(tx *xenstore.Tx) error {
+		if failed != nil {
+			return errors.Join(tx.Write(ctx, c.path+"/hotplug-error", clip(failed.Error())),
+				tx.Write(ctx, c.path+"/hotplug-status", "error"))
+		}
+		return errors.Join(tx.Remove(ctx, c.path+"/hotplug-error"), good(ctx, tx))
+	})
+}
+
+// plug makes the guest's link a port of the network that its keys name.
+func (s Script) plug(ctx context.Context, v vif) (engine.Port, error) {
+	networks, done, err := s.Open(ctx)
+	if err != nil {
+		return engine.Port{}, err
+	}
+	defer done()
+	for attempt := 1; ; attempt++ {
+		at, err := s.place(ctx, networks, v)
+		if err != nil {
+			return engine.Port{}, err
+		}
+		spec, err := s.port(v, at)
+		if err != nil {
+			return engine.Port{}, err
+		}
+		port, err := networks.CreatePort(ctx, at.ref, spec)
+		if err == nil {
+			return port, nil
+		}
+		if at.implicit != "" {
+			// It ended with its last port between our finding it and our asking.
+			if netdef.CodeOf(err) == netdef.ErrNoNetwork && attempt < maxAttempts {
+				continue
+			}
+			err = errors.Join(err, ignoreGone(networks.Release(ctx, at.ref)))
+		}
+		return engine.Port{}, fmt.Errorf("plug %s into network '%s': %w", v.link, at.name, err)
+	}
+}
+
+// maxAttempts bounds how often a network may end before a guest gets into it.
+const maxAttempts = 5
+
+func ignoreGone(err error) error {
+	if netdef.CodeOf(err) == netdef.ErrNoNetwork {
+		return nil
+	}
+	return err
+}
+
+// offline unplugs the guest. It needs nothing of xenstore and no bridge, and
+// touches no link but the one that online plugged in. Without a daemon there is
+// nothing to do: one that is started later sees that the link is gone.
+func (s Script) offline(ctx context.Context, c call) error {
+	networks, done, err := s.Open(ctx)
+	if err != nil {
+		s.say(fmt.Errorf("leave %s where it is: %w", c.link, err))
+		return nil
+	}
+	defer done()
+	if err := networks.Unplug(ctx, c.port().String()); err != nil {
+		return err
+	}
+	known, err := networks.Networks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range known {
+		if n.UUID == implicitUUID(n.Name) && n.Connections == 0 {
+			err = errors.Join(err, ignoreGone(networks.Release(ctx, n.UUID.String())))
+		}
+	}
+	return err
 }
 
 // clip keeps a message so short that it fits into xenstore beside any path.
 func clip(message string) string {
 	const limit = 1000
 	if len(message) > limit {
-		return strings.ToValidUTF8(message[:limit], "") + "..."
+		return toValid(message[:limit]) + "..."
 	}
 	return message
-}
-
-// notYet are keys that change what the guest may do or how it is reached. As
-// long as that cannot be applied, a guest that has them is refused rather than
-// connected otherwise than it was meant to be.
-var notYet = []string{"vifname", "ip", "mtu", "vlan"}
-
-// plug makes the guest's link a port of the network that its keys name.
-func (s Script) plug(ctx context.Context, store *xenstore.Client, v vif) error {
-	var bridge string
-	err := store.Transaction(ctx, func(tx *xenstore.Tx) error {
-		for _, key := range notYet {
-			switch value, err := tx.Read(ctx, v.path+"/"+key); {
-			case err == nil:
-				return fmt.Errorf("%s=%s is not supported yet", key, value)
-			case !errors.Is(err, xenstore.ErrNotExist):
-				return err
-			}
-		}
-		var err error
-		bridge, err = tx.Read(ctx, v.path+"/bridge")
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	networks, err := s.Networks.Networks(ctx)
-	if err != nil {
-		return fmt.Errorf("ask the viaduct daemon for its networks: %w", err)
-	}
-	n, ok := find(networks, bridge)
-	if !ok {
-		return fmt.Errorf("bridge=%s: no network is called so, and none has a bridge of that name", bridge)
-	}
-	if err := s.Networks.Plug(ctx, n.UUID.String(), v.link, linkLimit); err != nil {
-		return fmt.Errorf("plug %s into network '%s': %w", v.link, n.Name, err)
-	}
-	return nil
-}
-
-// libxl writes xenbr0 where a guest's configuration names no bridge.
-const (
-	unnamed        = "xenbr0"
-	defaultNetwork = "default"
-)
-
-// find looks the network up that a guest's bridge= means: by its name, or by
-// that of its bridge.
-func find(networks []engine.Info, bridge string) (engine.Info, bool) {
-	for _, names := range []func(engine.Info) bool{
-		func(n engine.Info) bool { return n.Name == bridge },
-		func(n engine.Info) bool { return n.Bridge == bridge && bridge != "" }, // not all have one
-		func(n engine.Info) bool { return bridge == unnamed && n.Name == defaultNetwork },
-	} {
-		for _, n := range networks {
-			if names(n) {
-				return n, true
-			}
-		}
-	}
-	return engine.Info{}, false
-}
-
-// offline unplugs the guest. It needs nothing of xenstore, and no daemon: one
-// that is started later sees that the link is gone.
-func (s Script) offline(ctx context.Context, v vif) error {
-	err := s.Networks.Unplug(ctx, v.link)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		s.say(fmt.Errorf("leave %s where it is: %w", v.link, err))
-		return nil
-	}
-	return err
 }

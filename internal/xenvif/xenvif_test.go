@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -23,22 +22,79 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // ports is a daemon that notes what was plugged where.
 type ports struct {
 	networks []engine.Info
-	in       map[string]string // network UUID by link
+	bridges  []string
+	guests   []engine.GuestPort
+	xml      map[string]string          // by UUID of a network; others are plain
+	in       map[string]string          // network UUID by link
+	specs    map[string]engine.PortSpec // by link
+	released []string
 	err      error
 }
 
 func (p *ports) Networks(context.Context) ([]engine.Info, error) { return p.networks, p.err }
 
-func (p *ports) Plug(_ context.Context, ref, link string, _ time.Duration) error {
-	if p.err == nil {
-		p.in[link] = ref
+func (p *ports) Bridges(context.Context) ([]string, error) { return p.bridges, p.err }
+
+func (p *ports) GuestPorts(context.Context, netdef.MAC, netdef.UUID, string) ([]engine.GuestPort, error) {
+	return p.guests, p.err
+}
+
+func (p *ports) XML(_ context.Context, ref string, _ bool) (string, error) {
+	if text, ok := p.xml[ref]; ok {
+		return text, p.err
+	}
+	for _, n := range p.networks {
+		if n.UUID.String() == ref {
+			return "<network><name>" + n.Name + "</name></network>", p.err
+		}
+	}
+	return "", netdef.Errorf(netdef.ErrNoNetwork, "no network '%s'", ref)
+}
+
+func (p *ports) Create(_ context.Context, xml []byte) (engine.Info, error) {
+	def, err := netdef.Parse(xml)
+	if err != nil {
+		return engine.Info{}, err
+	}
+	if p.xml == nil {
+		p.xml = map[string]string{}
+	}
+	p.xml[def.UUID.String()] = string(xml)
+	return engine.Info{Name: def.Name, UUID: def.UUID}, p.err
+}
+
+func (p *ports) CreatePort(_ context.Context, ref string, spec engine.PortSpec) (engine.Port, error) {
+	if p.err != nil {
+		return engine.Port{}, p.err
+	}
+	if p.specs == nil {
+		p.specs = map[string]engine.PortSpec{}
+	}
+	p.in[spec.Link], p.specs[spec.Link] = ref, spec
+	return engine.Port{UUID: spec.UUID, Link: spec.Link, MTU: 1400}, nil
+}
+
+func (p *ports) Unplug(_ context.Context, ref string) error {
+	for link, spec := range p.specs {
+		if spec.UUID.String() == ref {
+			delete(p.in, link)
+			delete(p.specs, link)
+		}
 	}
 	return p.err
 }
 
-func (p *ports) Unplug(_ context.Context, link string) error {
-	delete(p.in, link)
+func (p *ports) Release(_ context.Context, ref string) error {
+	p.released = append(p.released, ref)
 	return p.err
+}
+
+// open reaches this daemon.
+func (p *ports) open(context.Context) (Networks, func(), error) {
+	if errors.Is(p.err, syscall.ECONNREFUSED) {
+		return nil, nil, p.err
+	}
+	return p, func() {}, nil
 }
 
 const backend = "backend/vif/5/0"
@@ -60,7 +116,7 @@ func run(t *testing.T, p *ports, keys map[string]string, args ...string) (code i
 	var errs strings.Builder
 	code = Script{
 		Args: append([]string{"vif-viaduct"}, args...), Getenv: func(name string) string { return env[name] },
-		Networks: p, Errs: &errs,
+		Open: p.open, Resolvers: func() []string { return nil }, Errs: &errs,
 	}.Run(t.Context())
 	return code, store.Get(backend + "/hotplug-status"), store.Get(backend + "/hotplug-error"), errs.String()
 }
@@ -83,12 +139,13 @@ func TestBridgeNamesANetwork(t *testing.T) {
 		{"xenbr0", []engine.Info{standard, {Name: "x", UUID: id(4), Bridge: "xenbr0"}}, id(4)},
 		{"xenbr0", []engine.Info{lab}, netdef.UUID{}},
 		{"xenbr1", []engine.Info{standard}, netdef.UUID{}},
-		{"", []engine.Info{standard, {Name: "macvtap", UUID: id(5)}}, netdef.UUID{}},
+		{"", []engine.Info{{Name: "macvtap", UUID: id(5)}, standard}, id(2)},
+		{"", []engine.Info{{Name: "macvtap", UUID: id(5)}}, netdef.UUID{}},
 	} {
 		p := &ports{networks: tt.networks, in: map[string]string{}}
 		code, status, message, _ := run(t, p, map[string]string{"bridge": tt.bridge, "hotplug-error": "of old"}, "online", "type_if=vif")
 		if tt.want.IsZero() {
-			if code != 1 || status != "error" || !strings.Contains(message, "bridge="+tt.bridge+":") || len(p.in) > 0 {
+			if code != 1 || status != "error" || !strings.Contains(message, "bridge") || len(p.in) > 0 {
 				t.Errorf("bridge=%s: exit %d, %s, %q, plugged %v", tt.bridge, code, status, message, p.in)
 			}
 			continue
@@ -110,14 +167,21 @@ func TestFailures(t *testing.T) {
 		args string
 		say  string // "" if it succeeds
 	}{
-		{"no bridge", nil, nil, "online type_if=vif", "read backend/vif/5/0/bridge: no such key"},
-		{"vlan", nil, map[string]string{"bridge": "default", "vlan": "10p/20"}, "online type_if=vif", "vlan=10p/20 is not supported yet"},
-		{"address", nil, map[string]string{"bridge": "default", "ip": "10.0.0.1"}, "online type_if=vif", "ip=10.0.0.1 is not supported yet"},
+		{"no keys", nil, nil, "online type_if=vif", "list backend/vif/5/0: no such key"},
+		{"vlan", nil, map[string]string{"bridge": "default", "vlan": "10/20"}, "online type_if=vif", "vlan=10/20: vlan '10/20': one of the VLANs has to be marked p"},
+		{"untagged", nil, map[string]string{"bridge": "default", "vlan": "10p/20u"}, "online type_if=vif", "vlan=10p/20u: a guest can have a single VLAN without tags"},
+		{"address", nil, map[string]string{"bridge": "default", "ip": "10.0.0.1 x"}, "online type_if=vif", "ip=10.0.0.1 x: 'x' is no IP address or network"},
+		{"mac", nil, map[string]string{"bridge": "default", "mac": "01:16:3e:00:00:01"}, "online type_if=vif", "is a group address"},
+		{"mtu", nil, map[string]string{"bridge": "default", "mtu": "67"}, "online type_if=vif", "mtu=67: an MTU is"},
+		{"rate", nil, map[string]string{"bridge": "default", "rate": "fast"}, "online type_if=vif", "rate=fast: rate 'fast' in xenstore is not"},
+		{"name", nil, map[string]string{"bridge": "default", "vifname": "a234567890123456"}, "online type_if=vif", "vifname=a234567890123456 is too long: names of links have at most 15 characters"},
 		{"refused", errors.New("no room"), good, "online type_if=vif", "no room"},
 		{"long", errors.New(strings.Repeat("ü", 3000)), good, "online type_if=vif", "üüü..."},
-		{"command", nil, good, "add type_if=vif", "unknown command 'add'"},
+		{"another kind", nil, good, "add type_if=vif", ""},
+		{"another kind of the other", nil, good, "online type_if=tap", ""},
+		{"command", nil, good, "start type_if=vif", "unknown command 'start'"},
 		{"no command", nil, good, "type_if=vif", "unknown command ''"},
-		{"tap", nil, good, "online type_if=tap", "type 'tap'"},
+		{"tap without a name", nil, good, "add type_if=tap", "the variable INTERFACE is not set"},
 		{"offline refused", errors.New("no room"), nil, "offline type_if=vif", "no room"},
 		{"offline without a daemon", fmt.Errorf("connect: %w", syscall.ECONNREFUSED), nil, "offline type_if=vif", ""},
 		{"offline of nothing", nil, nil, "offline type_if=vif", ""},
@@ -133,7 +197,7 @@ func TestFailures(t *testing.T) {
 		if code != 1 || !strings.Contains(said, tt.say) && tt.name != "long" {
 			t.Errorf("%s: exit %d, said %q, want %q", tt.name, code, said, tt.say)
 		}
-		if strings.HasPrefix(tt.args, "online type_if=vif") && (status != "error" || !strings.Contains(message, tt.say)) {
+		if !strings.HasPrefix(tt.args, "offline") && (status != "error" || !strings.Contains(message, tt.say)) {
 			t.Errorf("%s: %s, %q, want %q", tt.name, status, message, tt.say)
 		}
 	}
@@ -144,8 +208,9 @@ func TestWithoutStore(t *testing.T) {
 	getenv := func(name string) string { return env[name] }
 	for _, command := range []string{"online", "offline"} {
 		var errs strings.Builder
-		p := &ports{in: map[string]string{"vif5.0": id(1).String()}}
-		code := Script{Args: []string{"vif-viaduct", command}, Getenv: getenv, Networks: p, Errs: &errs}.Run(t.Context())
+		port := call{kind: kindVif, domain: 5}.port()
+		p := &ports{in: map[string]string{"vif5.0": id(1).String()}, specs: map[string]engine.PortSpec{"vif5.0": {Port: netdef.Port{UUID: port}}}}
+		code := Script{Args: []string{"vif-viaduct", command}, Getenv: getenv, Open: p.open, Errs: &errs}.Run(t.Context())
 		if command == "online" && (code != 1 || !strings.Contains(errs.String(), "connect to xenstore at /nowhere/socket")) {
 			t.Errorf("online: exit %d, said %q", code, errs.String())
 		}

@@ -337,6 +337,21 @@ func (f *Fake) Unplug(_ context.Context, link string) error {
 	})
 }
 
+// GuestPorts finds none.
+func (f *Fake) GuestPorts(netdef.MAC, netdef.UUID, string) []engine.GuestPort { return nil }
+
+// Bridges finds none.
+func (f *Fake) Bridges() []string { return nil }
+
+// Release destroys a transient network without ports.
+func (f *Fake) Release(ctx context.Context, id netdef.UUID) error {
+	n, err := f.Lookup(id.String())
+	if err != nil || n.Persistent || n.Connections > 0 {
+		return err
+	}
+	return f.Destroy(ctx, id)
+}
+
 // Ports are those that CreatePort made.
 func (f *Fake) Ports(id netdef.UUID) (ports []engine.Port, err error) {
 	err = f.change(id, func(n *network) error {

@@ -1,6 +1,6 @@
-// Package spike tests Xen's door on the real program with a host, guests and an
-// outside, so that what it needs shapes the engine from the start.
-package spike
+// Package xenscript tests Xen's hotplug script on the real program, as libxl
+// runs it, with a store, a host, guests and an outside.
+package xenscript
 
 import (
 	"context"
@@ -23,7 +23,7 @@ var binary string
 
 func TestMain(m *testing.M) {
 	lab.Init()
-	dir, err := os.MkdirTemp("", "spike")
+	dir, err := os.MkdirTemp("", "xenscript")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -95,6 +95,8 @@ func natXML(name string, n int) string {
 }
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 // lease gives a guest its address by the lab's own client, once the guest's
 // kernel has seen its link come up, which may take it a second.

@@ -1,0 +1,229 @@
+package xenvif
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"viaduct/internal/engine"
+	"viaduct/internal/netdef"
+)
+
+// place is a network that a guest is to be plugged into.
+type place struct {
+	ref, name string
+	// implicit says what the network is for, of one that is there only as long
+	// as a guest needs it; "" for those that somebody defined.
+	implicit string
+	def      *netdef.Network
+	settings netdef.Settings
+	// declared is the port that somebody has made for this guest, nil for none.
+	declared *knownPort
+}
+
+// routed reports whether the script by that name connects guests by links of two.
+func routed(face string) bool { return face == faceRoute || face == faceNAT }
+
+// xl writes this name where a guest's configuration names no bridge.
+const (
+	unnamed        = "xenbr0"
+	defaultNetwork = "default"
+)
+
+// place finds the network of a guest: that which has a port for it, that which
+// bridge= names, that whose bridge it names, or one made for a bridge of the
+// host's or for routing.
+func (s Script) place(ctx context.Context, networks Networks, v vif) (place, error) {
+	known, err := networks.Networks(ctx)
+	if err != nil {
+		return place{}, fmt.Errorf("ask the viaduct daemon for its networks: %w", err)
+	}
+	ports, err := v.ports(ctx, networks)
+	if err != nil {
+		return place{}, err
+	}
+	var at place
+	switch declared := v.declared(ports); {
+	case declared != nil:
+		at.declared, at.ref = declared, declared.Network.String()
+	case routed(v.face):
+		at, err = s.routedPlace(ctx, networks, v, known)
+	default:
+		at, err = bridgedPlace(ctx, networks, v, known)
+	}
+	if err == nil && at.def == nil {
+		err = at.load(ctx, networks)
+	}
+	if err == nil {
+		err = v.clash(ports, at.ref)
+	}
+	return at, err
+}
+
+// load gets the network's definition.
+func (p *place) load(ctx context.Context, networks Networks) error {
+	text, err := networks.XML(ctx, p.ref, false)
+	if err != nil {
+		return err
+	}
+	if p.def, err = netdef.Parse([]byte(text)); err != nil {
+		return err
+	}
+	p.name = p.def.Name
+	p.settings, err = p.def.Settings()
+	return err
+}
+
+// knownPort is a port that has to do with the guest.
+type knownPort struct {
+	engine.GuestPort
+	def *netdef.Port
+}
+
+// ports lists what ports there are of the guest, or of others with its MAC address.
+func (v vif) ports(ctx context.Context, networks Networks) ([]knownPort, error) {
+	found, err := networks.GuestPorts(ctx, v.mac, v.guestUUID, v.guest)
+	if err != nil {
+		return nil, err
+	}
+	ports := make([]knownPort, len(found))
+	for i, p := range found {
+		ports[i].GuestPort = p
+		if ports[i].def, err = netdef.ParsePort([]byte(p.XML)); err != nil {
+			return nil, fmt.Errorf("read port %s: %w", p.UUID, err)
+		}
+	}
+	return ports, nil
+}
+
+// declared finds the port that somebody made for the guest: by its MAC address,
+// else by the guest's UUID, else by its name. One that has a link is in use.
+func (v vif) declared(ports []knownPort) *knownPort {
+	for _, matches := range []func(*netdef.Port) bool{
+		func(d *netdef.Port) bool { return d.MAC == v.mac && !v.mac.IsZero() },
+		func(d *netdef.Port) bool { return d.OwnerUUID == v.guestUUID && !v.guestUUID.IsZero() },
+		func(d *netdef.Port) bool { return d.OwnerName == v.guest && v.guest != "" },
+	} {
+		if i := slices.IndexFunc(ports, func(p knownPort) bool { return p.Link == "" && matches(p.def) }); i >= 0 {
+			return &ports[i]
+		}
+	}
+	return nil
+}
+
+// clash refuses a MAC address that another guest of the network has.
+func (v vif) clash(ports []knownPort, network string) error {
+	for _, p := range ports {
+		if p.def.MAC == v.mac && !v.mac.IsZero() && p.Network.String() == network && p.Link != "" && p.Link != v.link && p.def.OwnerUUID != v.owner() {
+			return fmt.Errorf("guest '%s' at %s has the MAC address %s already", p.def.OwnerName, p.Link, v.mac)
+		}
+	}
+	return nil
+}
+
+// owner is the UUID of the guest, or what stands for it.
+func (v vif) owner() netdef.UUID {
+	if v.guestUUID.IsZero() {
+		return netdef.NamedUUID(fmt.Sprintf("xen domain %d", v.domain))
+	}
+	return v.guestUUID
+}
+
+// bridgedPlace finds the network that bridge= means.
+func bridgedPlace(ctx context.Context, networks Networks, v vif, known []engine.Info) (place, error) {
+	find := func(is func(engine.Info) bool) (place, bool) {
+		i := slices.IndexFunc(known, is)
+		if i < 0 {
+			return place{}, false
+		}
+		at := place{ref: known[i].UUID.String(), name: known[i].Name}
+		if known[i].UUID == implicitUUID(at.name) {
+			at.implicit = at.name
+		}
+		return at, true
+	}
+	if v.bridge != "" {
+		for _, is := range []func(engine.Info) bool{
+			func(n engine.Info) bool { return n.Name == v.bridge },
+			func(n engine.Info) bool { return n.Bridge == v.bridge },
+		} {
+			if at, ok := find(is); ok {
+				return at, nil
+			}
+		}
+	}
+	standard, hasStandard := find(func(n engine.Info) bool { return n.Name == defaultNetwork })
+	bridges, err := networks.Bridges(ctx)
+	if err != nil {
+		return place{}, err
+	}
+	device := v.bridge
+	if number, legacy := strings.CutPrefix(device, "xenbr"); legacy && !slices.Contains(bridges, device) && slices.Contains(bridges, "eth"+number) {
+		device = "eth" + number // as Xen's own scripts named bridges until 4.0
+	}
+	switch {
+	case slices.Contains(bridges, device):
+		n := &netdef.Network{Name: "xen-bridge-" + device, Forward: netdef.Forward{Mode: netdef.ModeBridge}}
+		n.Bridge.Name = device
+		return implicit(ctx, networks, n)
+	case (v.bridge == unnamed || v.bridge == "") && hasStandard:
+		return standard, nil
+	case v.bridge == "" && len(bridges) == 1:
+		v.bridge = bridges[0]
+		return bridgedPlace(ctx, networks, v, known)
+	case v.bridge == "":
+		return place{}, errors.New("the interface names no bridge, and which one is meant cannot be told")
+	}
+	return place{}, fmt.Errorf("bridge=%s: no network is called so, none has a bridge of that name, and neither has the host", v.bridge)
+}
+
+// routedPlace finds the network of a guest that is routed: the one that bridge=
+// names, if that routes to its guests, or one that is made for it.
+func (s Script) routedPlace(ctx context.Context, networks Networks, v vif, known []engine.Info) (place, error) {
+	if i := slices.IndexFunc(known, func(n engine.Info) bool { return n.Name == v.bridge && n.UUID != implicitUUID(n.Name) }); i >= 0 {
+		at := place{ref: known[i].UUID.String()}
+		if err := at.load(ctx, networks); err != nil {
+			return place{}, err
+		}
+		if at.settings.Routed {
+			return at, nil
+		}
+	}
+	n := &netdef.Network{Name: "xen-route", Forward: netdef.Forward{Mode: netdef.ModeRoute}}
+	if v.face == faceNAT {
+		n.Name = "xen-nat"
+		n.Forward = netdef.Forward{Mode: netdef.ModeNAT, NAT: &netdef.NAT{IPv6: netdef.Yes}}
+		for _, text := range s.Resolvers() {
+			if a, err := netip.ParseAddr(text); err == nil && a.Is4() && !a.IsLoopback() {
+				n.DNS.Forwarders = append(n.DNS.Forwarders, netdef.DNSForwarder{Addr: a})
+			}
+		}
+	}
+	if v.netdev != "" {
+		n.Name += "-" + v.netdev
+		n.Forward.Interfaces = []string{v.netdev}
+	}
+	n, err := n.WithMetadata(netdef.MetadataElement, "<settings><ports layout='routed'/></settings>", "viaduct", netdef.SettingsSpace)
+	if err != nil {
+		return place{}, err
+	}
+	return implicit(ctx, networks, n)
+}
+
+// implicitUUID is that of the network which is made for guests under the name.
+func implicitUUID(name string) netdef.UUID { return netdef.NamedUUID("xen network " + name) }
+
+// implicit is a network that is there as long as a guest needs it. All scripts
+// that want it at once may ask for it: one makes it.
+func implicit(ctx context.Context, networks Networks, n *netdef.Network) (place, error) {
+	n.UUID = implicitUUID(n.Name)
+	at := place{ref: n.UUID.String(), implicit: n.Name}
+	_, made := networks.Create(ctx, []byte(n.Format(netdef.FormatOptions{})))
+	if err := at.load(ctx, networks); err != nil {
+		return place{}, fmt.Errorf("make network '%s': %w", n.Name, errors.Join(made, err))
+	}
+	return at, nil
+}

@@ -1,0 +1,179 @@
+package xenvif
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"viaduct/internal/netdef"
+	"viaduct/internal/xenvif/vifspec"
+	"viaduct/internal/xenvif/xenstore"
+)
+
+// vif is what a guest's interface is to have.
+type vif struct {
+	call
+	guest     string      // the guest's name, "" if it cannot be read
+	guestUUID netdef.UUID // zero if it cannot be read
+	frontend  string      // the guest's folder of the interface
+
+	bridge    string
+	mac       netdef.MAC
+	addresses []netip.Prefix // as given: with host bits
+	name      string         // what the link is to be called; "" for its own name
+	mtu       int            // 0 if none is given
+	vlan      *netdef.VLAN
+	rate      *vifspec.Rate
+}
+
+// read gets what libxl wrote into the store for the interface
+// (docs/man/xl-network-configuration.5).
+func (s Script) read(ctx context.Context, store *xenstore.Client, c call) (vif, error) {
+	keys := map[string]string{}
+	v := vif{call: c}
+	err := store.Transaction(ctx, func(tx *xenstore.Tx) error {
+		names, err := tx.List(ctx, c.path)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if _, wanted := readers[name]; !wanted {
+				continue
+			}
+			if keys[name], err = tx.Read(ctx, c.path+"/"+name); err != nil {
+				return err
+			}
+		}
+		// A driver domain may not be allowed to read whose interface it is.
+		guest, err := tx.Read(ctx, fmt.Sprintf("/local/domain/%d/vm", c.domain))
+		if err != nil {
+			return lost(err)
+		}
+		if v.guest, err = tx.Read(ctx, guest+"/name"); lost(err) != nil {
+			return err
+		}
+		id, err := tx.Read(ctx, guest+"/uuid")
+		if err == nil {
+			v.guestUUID, _ = netdef.ParseUUID(id)
+		}
+		return lost(err)
+	})
+	if err != nil {
+		return v, fmt.Errorf("read what xenstore has of the interface: %w", err)
+	}
+	for name, read := range readers {
+		if value := strings.TrimSpace(keys[name]); value != "" {
+			if err := read(&v, value); err != nil {
+				return v, fmt.Errorf("%s=%s: %w", name, value, err)
+			}
+		}
+	}
+	if v.rate != nil {
+		for _, warning := range v.rate.Warnings() {
+			s.say(fmt.Sprintf("%s: rate=%s: %s", c.link, v.rate, warning))
+		}
+	}
+	return v, v.checkName()
+}
+
+// lost is an error that means more than that a key is not there for us.
+func lost(err error) error {
+	var answer xenstore.Errno
+	if errors.As(err, &answer) {
+		return nil
+	}
+	return err
+}
+
+// readers are the keys that change how a guest is connected. The others are
+// netback's, libxl's and QEMU's: rate is enforced by netback in any case.
+var readers = map[string]func(v *vif, value string) error{
+	"bridge":   func(v *vif, value string) error { v.bridge = value; return nil },
+	"frontend": func(v *vif, value string) error { v.frontend = value; return nil },
+	"vifname":  func(v *vif, value string) error { v.name = value; return nil },
+	"mac": func(v *vif, value string) (err error) {
+		v.mac, err = vifspec.ParseMAC(value)
+		return err
+	},
+	"ip": func(v *vif, value string) error {
+		for _, text := range strings.Fields(value) {
+			prefix, err := vifspec.ParseIP(text)
+			if err != nil {
+				return err
+			}
+			v.addresses = append(v.addresses, prefix)
+		}
+		return nil
+	},
+	"mtu": func(v *vif, value string) (err error) {
+		if v.mtu, err = strconv.Atoi(value); err != nil || v.mtu < 68 || v.mtu > 65535 {
+			return errors.New("an MTU is a number of octets from 68 to 65535")
+		}
+		return nil
+	},
+	"vlan": func(v *vif, value string) error {
+		vlans, err := vifspec.ParseVLANs(value)
+		if err != nil {
+			return err
+		}
+		v.vlan, err = portVLAN(vlans)
+		return err
+	},
+	"rate": func(v *vif, value string) error {
+		rate, err := vifspec.ParseStoredRate(value)
+		if err == nil {
+			v.rate = &rate
+		}
+		return err
+	},
+}
+
+// portVLAN says in a port's terms what a guest's VLANs are.
+func portVLAN(v vifspec.VLANs) (*netdef.VLAN, error) {
+	if len(v.Untagged) > 1 {
+		return nil, errors.New("a guest can have a single VLAN without tags")
+	}
+	p := &netdef.VLAN{Tags: []netdef.VLANTag{{ID: v.PVID}}}
+	if len(v.Tagged) == 0 {
+		return p, nil
+	}
+	p.Trunk, p.Tags[0].NativeMode = netdef.Yes, "untagged"
+	for _, id := range v.Tagged {
+		p.Tags = append(p.Tags, netdef.VLANTag{ID: id})
+	}
+	return p, nil
+}
+
+// Links of emulated NICs have the name of the guest's interface and this suffix.
+const (
+	tapSuffix   = "-emu"
+	maxLinkName = 15 // IFNAMSIZ - 1
+)
+
+// checkName completes the name that the link is to have, and refuses one that
+// the kernel cannot give it. Where a guest has an emulated NIC beside its vif,
+// the name has to leave room for what tells that.
+func (v *vif) checkName() error {
+	if v.name == "" {
+		return nil
+	}
+	longest := maxLinkName
+	if v.kind == kindTap {
+		v.name += tapSuffix
+	} else if strings.Contains(v.emulated, tapSuffix) {
+		longest -= len(tapSuffix)
+	}
+	if len(v.name) > longest {
+		reason := "names of links have at most 15 characters"
+		if longest < maxLinkName || v.kind == kindTap {
+			reason += ", of which the emulated NIC needs 4 for '" + tapSuffix + "'"
+		}
+		return fmt.Errorf("vifname=%s is too long: %s", strings.TrimSuffix(v.name, tapSuffix), reason)
+	}
+	return nil
+}
+
+func toValid(s string) string { return strings.ToValidUTF8(s, "") }
