@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +26,7 @@ import (
 // vifScript is Xen's hotplug script. It can be given no options, only an
 // environment.
 func vifScript(args []string) int {
+	debug.SetGCPercent(-1) // it ends before that could be of use
 	return xenvif.Script{
 		Args: args, Getenv: os.Getenv, Open: vifNetworks, Resolvers: resolvers, Errs: os.Stderr, Log: toSyslog,
 	}.Run(context.Background())

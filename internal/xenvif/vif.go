@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,41 +34,31 @@ type vif struct {
 // read gets what libxl wrote into the store for the interface
 // (docs/man/xl-network-configuration.5).
 func (s Script) read(ctx context.Context, store *xenstore.Client, c call) (vif, error) {
-	keys := map[string]string{}
 	v := vif{call: c}
-	err := store.Transaction(ctx, func(tx *xenstore.Tx) error {
-		names, err := tx.List(ctx, c.path)
-		if err != nil {
-			return err
-		}
-		for _, name := range names {
-			if _, wanted := readers[name]; !wanted {
-				continue
-			}
-			if keys[name], err = tx.Read(ctx, c.path+"/"+name); err != nil {
-				return err
-			}
-		}
-		// A driver domain may not be allowed to read whose interface it is.
-		guest, err := tx.Read(ctx, fmt.Sprintf("/local/domain/%d/vm", c.domain))
-		if err != nil {
-			return lost(err)
-		}
-		if v.guest, err = tx.Read(ctx, guest+"/name"); lost(err) != nil {
-			return err
-		}
-		id, err := tx.Read(ctx, guest+"/uuid")
-		if err == nil {
-			v.guestUUID, _ = netdef.ParseUUID(id)
-		}
-		return lost(err)
-	})
-	if err != nil {
-		return v, fmt.Errorf("read what xenstore has of the interface: %w", err)
+	names := slices.Sorted(maps.Keys(readers))
+	paths := make([]string, len(names), len(names)+2)
+	for i, name := range names {
+		paths[i] = c.path + "/" + name
 	}
-	for name, read := range readers {
-		if value := strings.TrimSpace(keys[name]); value != "" {
-			if err := read(&v, value); err != nil {
+	// A driver domain may not be allowed to read whose interface it is.
+	values, err := store.ReadAll(ctx, append(paths, fmt.Sprintf("/local/domain/%d/vm", c.domain), c.path+"/frontend-id")...)
+	switch {
+	case err != nil:
+		return v, fmt.Errorf("read what xenstore has of the interface: %w", err)
+	case !slices.ContainsFunc(values, func(value string) bool { return value != "" }):
+		return v, fmt.Errorf("xenstore has nothing at %s", c.path)
+	}
+	if guest := values[len(names)]; guest != "" {
+		about, err := store.ReadAll(ctx, guest+"/name", guest+"/uuid")
+		if err != nil {
+			return v, fmt.Errorf("read whose interface it is: %w", err)
+		}
+		v.guest = about[0]
+		v.guestUUID, _ = netdef.ParseUUID(about[1])
+	}
+	for i, name := range names {
+		if value := strings.TrimSpace(values[i]); value != "" {
+			if err := readers[name](&v, value); err != nil {
 				return v, fmt.Errorf("%s=%s: %w", name, value, err)
 			}
 		}
@@ -77,15 +69,6 @@ func (s Script) read(ctx context.Context, store *xenstore.Client, c call) (vif, 
 		}
 	}
 	return v, v.checkName()
-}
-
-// lost is an error that means more than that a key is not there for us.
-func lost(err error) error {
-	var answer xenstore.Errno
-	if errors.As(err, &answer) {
-		return nil
-	}
-	return err
 }
 
 // readers are the keys that change how a guest is connected. The others are

@@ -109,6 +109,9 @@ func run(t *testing.T, p *ports, keys map[string]string, args ...string) (code i
 	}
 	store := xenstoretest.Serve(l)
 	defer store.Close()
+	if keys != nil {
+		store.Set(backend+"/frontend-id", "5")
+	}
 	for key, value := range keys {
 		store.Set(backend+"/"+key, value)
 	}
@@ -167,7 +170,7 @@ func TestFailures(t *testing.T) {
 		args string
 		say  string // "" if it succeeds
 	}{
-		{"no keys", nil, nil, "online type_if=vif", "list backend/vif/5/0: no such key"},
+		{"no keys", nil, nil, "online type_if=vif", "xenstore has nothing at backend/vif/5/0"},
 		{"vlan", nil, map[string]string{"bridge": "default", "vlan": "10/20"}, "online type_if=vif", "vlan=10/20: vlan '10/20': one of the VLANs has to be marked p"},
 		{"untagged", nil, map[string]string{"bridge": "default", "vlan": "10p/20u"}, "online type_if=vif", "vlan=10p/20u: a guest can have a single VLAN without tags"},
 		{"address", nil, map[string]string{"bridge": "default", "ip": "10.0.0.1 x"}, "online type_if=vif", "ip=10.0.0.1 x: 'x' is no IP address or network"},

@@ -30,6 +30,7 @@ type scale struct {
 	many            int // networks where there are many
 	fewStarted      int // networks of the small autostart batch
 	boots, bigBoots int // daemon starts with few networks to start, and with many
+	vifs            int // runs of a hotplug script
 	leases          int // guests per way to get a lease
 	rounds          int // of traffic
 	seconds         int // of traffic per figure
@@ -39,9 +40,9 @@ type scale struct {
 }
 
 var (
-	fullScale = scale{batch: 10, batches: 10, many: 1000, fewStarted: 50, boots: 5, bigBoots: 2, leases: 3, rounds: 9, seconds: 1,
+	fullScale = scale{batch: 10, batches: 10, many: 1000, fewStarted: 50, boots: 5, bigBoots: 2, leases: 3, vifs: 30, rounds: 9, seconds: 1,
 		loadSeconds: 5, halvings: 3, queryRounds: 7}
-	quickScale = scale{batch: 5, batches: 2, many: 100, fewStarted: 10, boots: 2, bigBoots: 1, leases: 1, rounds: 1, seconds: 1,
+	quickScale = scale{batch: 5, batches: 2, many: 100, fewStarted: 10, boots: 2, bigBoots: 1, leases: 1, vifs: 5, rounds: 1, seconds: 1,
 		loadSeconds: 2, halvings: 1, queryRounds: 1}
 )
 
@@ -59,6 +60,7 @@ var parts = []struct {
 	{"dhcp6", (*bench).dhcp6},
 	{"dns", (*bench).dns},
 	{"crowd", (*bench).crowd},
+	{"vif", (*bench).vif},
 }
 
 func main() {
