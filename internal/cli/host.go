@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"viaduct/internal/httpapi"
@@ -23,7 +24,7 @@ func Version() string {
 	return "unknown"
 }
 
-var hostVerbs = []verb{
+var hostVerbs = slices.Concat(uplinkVerbs, []verb{
 	{
 		name: "plan", group: groupNetworks, run: showPlan,
 		short: "show what starting or healing a network would change on the host", operands: oneNetwork(anyNetwork),
@@ -49,7 +50,7 @@ var hostVerbs = []verb{
 		name: "version", group: groupHost, run: showVersion,
 		short: "show the versions of this program and of the daemon",
 	},
-}
+})
 
 func showPlan(c *call) error {
 	n, err := c.network()

@@ -25,6 +25,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	ctx, e.stop = context.WithCancel(ctx)
 	e.recallSysctls()
 	e.recallFilters()
+	// Networks may stand on them.
+	e.recallUplinks(ctx)
 	// What is active counts more than what is defined: a definition that was
 	// edited meanwhile and does not fit to it any more is left aside.
 	active, inactive, understood := e.recall()

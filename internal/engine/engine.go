@@ -21,6 +21,7 @@ import (
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
 	"viaduct/internal/store"
+	"viaduct/internal/uplink"
 )
 
 // Options are what an Engine works with. All fields but the last three are needed.
@@ -89,6 +90,7 @@ type Engine struct {
 	// network. It is guarded by mu.
 	awaited map[netdef.UUID]*awaiting
 
+	uplinks   uplinks
 	events    broadcaster
 	healing   healer
 	learning  learner
@@ -183,6 +185,9 @@ func New(o Options) *Engine {
 		sysctls:  map[string]store.SysctlRecord{},
 		awaited:  map[netdef.UUID]*awaiting{},
 		changed:  make(chan struct{}),
+		uplinks: uplinks{
+			records: map[string]uplink.Record{}, waiting: map[string]chan struct{}{}, healing: map[string]*healing{},
+		},
 	}
 	e.idle = sync.NewCond(&e.mu)
 	o.Leases.Watch(e.leaseKept)
@@ -198,6 +203,7 @@ func (e *Engine) Close() error {
 	e.healing.close(e.tasks.Done)
 	e.learning.close()
 	e.stopAwaiting()
+	e.closeUplinks()
 	e.tasks.Wait()
 	e.mu.Lock()
 	e.closed = true

@@ -51,6 +51,7 @@ func (e *Engine) watch(ctx context.Context) {
 			close(e.changed)
 			e.changed = make(chan struct{})
 			e.mu.Unlock()
+			e.healUplinks(ctx, keys)
 			for n := range e.affected(keys) {
 				e.healLater(ctx, n)
 			}

@@ -49,6 +49,9 @@ func satisfies(have, want hoststate.Object) bool {
 	case hoststate.Shaper:
 		h, ok := have.(hoststate.Shaper)
 		return ok && shaperSatisfies(h, w)
+	case hoststate.Uplink:
+		h, ok := have.(hoststate.Uplink)
+		return ok && uplinkSatisfies(h, w)
 	case hoststate.Member:
 		if h, ok := have.(hoststate.Member); ok && w.MAC == (hoststate.MAC{}) {
 			w.MAC = h.MAC

@@ -34,6 +34,15 @@ type Fake struct {
 	// CollectedList is what Collected tells, of any set.
 	CollectedList []hoststate.Element
 
+	// HeldOf is what Held tells of links.
+	HeldOf map[string]hoststate.Held
+	// Silent says who does not answer; nil is nobody.
+	Silent func(netip.Addr) bool
+	// Roots are what RemoteRoots tells.
+	Roots []RemoteRoot
+	// Way is what Towards tells.
+	Way string
+
 	mu      sync.Mutex
 	state   hoststate.State
 	calls   [][]hoststate.Op
@@ -346,3 +355,27 @@ func (f *Fake) Close() error {
 	<-f.stopped
 	return nil
 }
+
+// Held implements Host.
+func (f *Fake) Held(link string) (hoststate.Held, error) { return f.HeldOf[link], nil }
+
+// Neighbour implements Host: those in Silent do not answer.
+func (f *Fake) Neighbour(_ context.Context, _ string, addr netip.Addr) error { return f.ask(addr) }
+
+// Echo implements Host.
+func (f *Fake) Echo(_ context.Context, addr netip.Addr) error { return f.ask(addr) }
+
+func (f *Fake) ask(addr netip.Addr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.Silent != nil && f.Silent(addr) {
+		return fmt.Errorf("%s does not answer", addr)
+	}
+	return nil
+}
+
+// Towards implements Host: all ways are by Way.
+func (f *Fake) Towards(netip.Addr) string { return f.Way }
+
+// RemoteRoots implements Host.
+func (f *Fake) RemoteRoots() []RemoteRoot { return f.Roots }

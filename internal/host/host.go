@@ -16,6 +16,7 @@ import (
 // Host is a host whose network can be observed and changed. The kernel's own
 // is made by Open; Fake is one in memory.
 type Host interface {
+	Cards
 	// Observe returns those of the named objects that exist, as they are now.
 	// It answers from a mirror that notifications keep current, and reads
 	// only sysctls afresh.

@@ -264,6 +264,8 @@ func (m *mirror) noteShaper(l link) {
 // port of another bridge than before.
 func (m *mirror) noteLink(l link) {
 	m.changes.add(hoststate.BridgeKey(l.name), hoststate.LinkUp{Link: l.name}.Key())
+	m.noteUplink(l)
+	m.noteUplink(m.links[l.master])
 	if l.kind == kindTap {
 		m.changes.add(hoststate.TapKey(l.name))
 	}
@@ -276,6 +278,13 @@ func (m *mirror) noteLink(l link) {
 	if master, ok := m.links[l.master]; ok {
 		m.changes.add(hoststate.MemberKey(l.name, master.name), hoststate.PortFlagsKey(l.name, master.name),
 			hoststate.PortVLANsKey(l.name, master.name))
+	}
+}
+
+// noteUplink notes that a bridge that may be an uplink has lost something.
+func (m *mirror) noteUplink(l link) {
+	if l.kind == kindBridge && !l.ours() {
+		m.changes.add(hoststate.UplinkKey(l.name))
 	}
 }
 
@@ -357,6 +366,7 @@ func (m *mirror) dropAddress(a address) {
 	}
 	delete(m.addrs, a)
 	m.changes.add(m.addressKey(a))
+	m.noteUplink(m.links[a.index])
 	if !a.prefix.Addr().Is4() {
 		return
 	}
@@ -387,6 +397,7 @@ func (m *mirror) dropRoute(id routeID) {
 	if info, known := m.routes[id]; known {
 		delete(m.routes, id)
 		m.noteRoute(id, info)
+		m.noteUplink(m.links[id.index])
 	}
 }
 

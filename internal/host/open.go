@@ -133,7 +133,8 @@ func Open(o Options) (Host, error) {
 	shapers := &shaperApplier{rtnl: h.rtnl, mirror: h.mirror, log: o.Log}
 	links := &linkApplier{rtnl: h.rtnl, mirror: h.mirror, shapers: shapers}
 	proxies := &proxyApplier{rtnl: h.rtnl, mirror: h.mirror}
-	h.all = append([]Applier{links, shapers, sysctlApplier{}, nft, h.passes, proxies}, o.Appliers...)
+	uplinks := &uplinkApplier{rtnl: h.rtnl, mirror: h.mirror, links: links, fault: o.Fault}
+	h.all = append([]Applier{links, uplinks, shapers, sysctlApplier{}, nft, h.passes, proxies}, o.Appliers...)
 	for _, a := range h.all {
 		for _, k := range a.Kinds() {
 			h.byKind[k] = a

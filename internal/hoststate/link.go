@@ -13,6 +13,19 @@ func (m MAC) String() string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 }
 
+// MarshalText implements encoding.TextMarshaler.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *MAC) UnmarshalText(text []byte) error {
+	var read MAC
+	if _, err := fmt.Sscanf(string(text), "%02x:%02x:%02x:%02x:%02x:%02x", &read[0], &read[1], &read[2], &read[3], &read[4], &read[5]); err != nil {
+		return fmt.Errorf("read MAC address %q: %w", text, err)
+	}
+	*m = read
+	return nil
+}
+
 // Number is the address as a number, for Is.
 func (m MAC) Number() uint64 {
 	var n uint64

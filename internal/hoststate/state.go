@@ -17,7 +17,8 @@ type Kind uint8
 // The kinds, in the order in which they are created. What is later in the list
 // may rely on what is earlier. Removal has an order of its own, see Op.
 const (
-	KindClaim     Kind = iota + 1 // a bridge of somebody else's being ours
+	KindUplink    Kind = iota + 1 // a bridge in the place of a network card
+	KindClaim                     // a bridge of somebody else's being ours
 	KindBridge                    // a bridge link
 	KindTap                       // a tap device
 	KindMacvtap                   // a macvtap device
@@ -40,7 +41,7 @@ const (
 )
 
 var kindNames = [...]string{
-	KindClaim: "claim", KindBridge: "bridge", KindTap: "tap", KindMacvtap: "macvtap", KindMTU: "mtu", KindShaper: "shaper", KindSysctl: "sysctl", KindTable: "table",
+	KindUplink: "uplink", KindClaim: "claim", KindBridge: "bridge", KindTap: "tap", KindMacvtap: "macvtap", KindMTU: "mtu", KindShaper: "shaper", KindSysctl: "sysctl", KindTable: "table",
 	KindSet: "set", KindChain: "chain",
 	KindElement: "element", KindPass: "pass", KindAddress: "address", KindLinkUp: "up", KindRoute: "route", KindProxy: "proxy",
 	KindMember: "member", KindPortFlags: "port flags", KindPortVLANs: "port vlans", KindService: "service",

@@ -33,7 +33,7 @@ var floors = [][]string{
 	{"viaduct/internal/guestsvc/leases", "viaduct/internal/guestsvc/outbox", "viaduct/internal/guestsvc/throttle"},
 	{"viaduct/internal/host"},
 	{"viaduct/internal/store"},
-	{"viaduct/internal/guestconf", "viaduct/internal/hook", "viaduct/internal/libvirtfiles"},
+	{"viaduct/internal/guestconf", "viaduct/internal/hook", "viaduct/internal/libvirtfiles", "viaduct/internal/uplink"},
 	{"viaduct/internal/hoststate", "viaduct/internal/netdef", "viaduct/internal/peer"},
 }
 

@@ -68,6 +68,12 @@ var routes = []route{
 	{"POST /v1/networks/{ref}/give-back", nil, act(API.GiveBack)},
 	{"PUT /v1/libvirtd", []string{"plan"}, attached(Attacher.Attach)},
 	{"DELETE /v1/libvirtd", []string{"plan"}, attached(Attacher.Detach)},
+	{"GET /v1/uplinks", nil, getUplinks},
+	{"POST /v1/uplinks", nil, createUplink},
+	{"DELETE /v1/uplinks/{bridge}", nil, func(_ *Server, r request) (any, error) {
+		return nil, r.api.DeleteUplink(r.Context(), r.PathValue("bridge"))
+	}},
+	{"POST /v1/uplinks/{bridge}/confirm", []string{"undo"}, confirmUplink},
 	{"POST /v1/reload", nil, func(_ *Server, r request) (any, error) { return r.api.Reload(r.Context()) }},
 }
 

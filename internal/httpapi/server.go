@@ -51,6 +51,10 @@ type API interface {
 	Confirm(ctx context.Context, id netdef.UUID, undo bool) error
 	TakeOver(ctx context.Context, t engine.Taking, plan bool) (engine.Taken, error)
 	GiveBack(ctx context.Context, id netdef.UUID) error
+	CreateUplink(ctx context.Context, spec engine.UplinkSpec) (engine.UplinkReport, error)
+	DeleteUplink(ctx context.Context, bridge string) error
+	ConfirmUplink(ctx context.Context, bridge string, undo bool) error
+	Uplinks() ([]engine.UplinkReport, []engine.UplinkProposal)
 	Reload(ctx context.Context) (engine.ReloadReport, error)
 	Plug(ctx context.Context, id netdef.UUID, link string, wait time.Duration) error
 	Unplug(ctx context.Context, link string) error

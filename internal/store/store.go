@@ -24,7 +24,7 @@ import (
 
 // Options say where a Store keeps its files.
 type Options struct {
-	// ConfigDir holds networks/NAME.xml, networks/autostart/NAME.xml and nwfilter/NAME.xml.
+	// ConfigDir holds networks/NAME.xml, networks/autostart/NAME.xml, nwfilter/NAME.xml and uplinks/BRIDGE.json.
 	ConfigDir string
 	// StateDir holds leases/leases.journal, undo/ID.json and started.
 	StateDir string
@@ -56,7 +56,7 @@ type Store struct {
 }
 
 // paths are the folders and files of a Store.
-type paths struct{ networks, filters, autostart, state, leases, undo, run, status, host string }
+type paths struct{ networks, uplinks, filters, autostart, state, leases, undo, run, status, host string }
 
 // Open locks the run folder, makes what is missing of the layout and removes
 // what a killed process left half done. A running engine is reported as a
@@ -65,6 +65,7 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		paths: paths{
 			networks:  filepath.Join(o.ConfigDir, "networks"),
+			uplinks:   filepath.Join(o.ConfigDir, "uplinks"),
 			filters:   filepath.Join(o.ConfigDir, "nwfilter"),
 			autostart: filepath.Join(o.ConfigDir, "networks", "autostart"),
 			state:     o.StateDir,
@@ -102,12 +103,12 @@ func (s *Store) open() (err error) {
 	if s.lock, err = lockEngine(filepath.Join(s.paths.run, "engine.lock")); err != nil {
 		return err
 	}
-	for _, dir := range []string{s.paths.networks, s.paths.filters, s.paths.autostart, s.paths.leases, s.paths.undo, s.paths.status} {
+	for _, dir := range []string{s.paths.networks, s.paths.uplinks, s.paths.filters, s.paths.autostart, s.paths.leases, s.paths.undo, s.paths.status} {
 		if err := makeDir(dir); err != nil {
 			return err
 		}
 	}
-	for _, dir := range []string{s.paths.networks, s.paths.filters, s.paths.autostart, s.paths.state, s.paths.undo, s.paths.run, s.paths.status} {
+	for _, dir := range []string{s.paths.networks, s.paths.uplinks, s.paths.filters, s.paths.autostart, s.paths.state, s.paths.undo, s.paths.run, s.paths.status} {
 		if err := removeTemps(dir, s.log); err != nil {
 			return err
 		}

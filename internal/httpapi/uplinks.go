@@ -1,0 +1,76 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"viaduct/internal/engine"
+	"viaduct/internal/netdef"
+)
+
+// Uplinks is what GET /v1/uplinks answers.
+type Uplinks struct {
+	Uplinks []engine.UplinkReport `json:"uplinks"`
+	// Proposals are the cards that could have a bridge in front of them.
+	Proposals []engine.UplinkProposal `json:"proposals"`
+}
+
+func getUplinks(_ *Server, r request) (any, error) {
+	uplinks, proposals := r.api.Uplinks()
+	return Uplinks{uplinks, proposals}, nil
+}
+
+func createUplink(_ *Server, r request) (any, error) {
+	text, err := r.body("request")
+	if err != nil {
+		return nil, err
+	}
+	var spec engine.UplinkSpec
+	in := json.NewDecoder(bytes.NewReader(text))
+	in.DisallowUnknownFields()
+	if err := in.Decode(&spec); err != nil {
+		return nil, netdef.Errorf(netdef.ErrInvalidArg, "read request: %w", err)
+	}
+	if spec.Confirm < 0 || spec.Confirm > maxConfirm {
+		return nil, netdef.Errorf(netdef.ErrInvalidArg, "member 'confirm' is a duration up to %s, not %s", maxConfirm, spec.Confirm)
+	}
+	return r.api.CreateUplink(r.Context(), spec)
+}
+
+func confirmUplink(_ *Server, r request) (any, error) {
+	undo, err := r.yes("undo")
+	if err != nil {
+		return nil, err
+	}
+	return nil, r.api.ConfirmUplink(r.Context(), r.PathValue("bridge"), undo)
+}
+
+// Uplinks lists the bridges in front of network cards, and cards without one.
+func (c *Client) Uplinks(ctx context.Context) (Uplinks, error) {
+	return get[Uplinks](ctx, c, "/v1/uplinks")
+}
+
+// CreateUplink puts a bridge in front of a network card.
+func (c *Client) CreateUplink(ctx context.Context, spec engine.UplinkSpec) (engine.UplinkReport, error) {
+	body, err := json.Marshal(spec)
+	if err != nil {
+		return engine.UplinkReport{}, err
+	}
+	return call[engine.UplinkReport](ctx, c, http.MethodPost, "/v1/uplinks", body)
+}
+
+// DeleteUplink removes a bridge from in front of its card.
+func (c *Client) DeleteUplink(ctx context.Context, bridge string) error {
+	return c.act(ctx, http.MethodDelete, "/v1/uplinks/"+segment(bridge))
+}
+
+// ConfirmUplink keeps an uplink that awaits confirmation, or takes it back at once.
+func (c *Client) ConfirmUplink(ctx context.Context, bridge string, undo bool) error {
+	path := "/v1/uplinks/" + segment(bridge) + "/confirm"
+	if undo {
+		path += "?undo=yes"
+	}
+	return c.act(ctx, http.MethodPost, path)
+}

@@ -1,0 +1,316 @@
+package outcome
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"viaduct/internal/lab"
+)
+
+// staticSite is a host whose card somebody configured by hand, with all that
+// there can be.
+func staticSite(t *testing.T, o lab.DaemonOptions) *site {
+	t.Helper()
+	o.Args = append(o.Args, "--no-default")
+	s := siteWith(t, lab.HostOptions{}, o)
+	for _, line := range []string{
+		"addr add 203.0.113.3/24 brd + dev eth0 label eth0:1",
+		"addr add 198.51.100.2/28 dev eth0 metric 77",
+		"addr add 10.9.9.9 peer 10.9.9.8 dev eth0",
+		"route add 10.1.0.0/16 via 203.0.113.9 dev eth0 metric 50 mtu 1400",
+		"route add default via 203.0.113.1 dev eth0 table 100 src 203.0.113.3",
+		"route add 10.2.0.0/16 dev eth0 scope link",
+		"route add 10.3.0.0/16 nexthop via 203.0.113.9 dev eth0 weight 3 nexthop via 203.0.113.10 dev eth0",
+		"-6 route add fd99::/64 via 2001:db8:113::9 dev eth0 metric 7",
+		"-6 route add default via 2001:db8:113::1 dev eth0 table 100",
+		"rule add from 203.0.113.3 lookup 100",
+	} {
+		s.mustRun(append([]string{"ip"}, strings.Fields(line)...)...)
+	}
+	s.must(s.daemon.Start())
+	return s
+}
+
+// reachable fails the test unless the LAN reaches the host by both families.
+func (s *site) reachable() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	defer cancel()
+	for _, a := range []netip.Addr{s.host.Addr, s.host.Addr6} {
+		if a.IsValid() {
+			s.must(s.host.Outside.Ping(ctx, a))
+		}
+	}
+}
+
+// quiet is the dump of the host once no address is tentative.
+func (s *site) quiet() string {
+	s.t.Helper()
+	lab.Eventually(s.t, 20*time.Second, func() error {
+		if out := s.mustRun("ip", "-6", "addr", "show", "tentative"); out != "" {
+			return fmt.Errorf("tentative: %s", out)
+		}
+		return nil
+	})
+	return s.host.Dump()
+}
+
+// maxLostPings is what docs/uplink.md says that a ping of one each 10 ms loses
+// at most.
+const maxLostPings = 3
+
+func TestUplinkTakesOverAndGivesBack(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, "ip")
+	s := staticSite(t, lab.DaemonOptions{})
+	s.reachable()
+	before := s.quiet()
+
+	said := s.viaduct("uplink-create", "xenbr0", "--nic", "eth0", "--dry-run")
+	if !strings.Contains(said, "+ uplink xenbr0 with eth0") {
+		t.Errorf("dry run says:\n%s", said)
+	}
+	if diff := cmp.Diff(before, s.quiet()); diff != "" {
+		t.Fatalf("a dry run changed the host:\n%s", diff)
+	}
+
+	s.unharmed(func() { s.viaduct("uplink-create", "xenbr0", "--nic", "eth0", "--peer", "203.0.113.1") })
+	taken := s.quiet()
+	s.unharmed(func() { s.viaduct("uplink-delete", "xenbr0") })
+	// All that was said of eth0 is said of xenbr0.
+	for _, section := range []string{"addresses", "routes", "rules"} {
+		want := strings.ReplaceAll(part(before, section), "eth0", "xenbr0")
+		if diff := cmp.Diff(sorted(want), sorted(part(taken, section))); diff != "" {
+			t.Errorf("%s after the take-over:\n%s", section, diff)
+		}
+	}
+	if diff := cmp.Diff(before, s.quiet()); diff != "" {
+		t.Errorf("not exactly as before:\n%s", diff)
+	}
+}
+
+// part is a section of a dump.
+func part(dump, section string) string {
+	_, rest, _ := strings.Cut(dump, "== "+section+"\n")
+	text, _, _ := strings.Cut(rest, "== ")
+	return text
+}
+
+// sorted are lines in order.
+func sorted(text string) []string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		lines = append(lines, line)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func TestUplinkHealsAndOutlivesTheDaemonAndTheHost(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, "ip")
+	s := staticSite(t, lab.DaemonOptions{})
+	s.viaduct("uplink-create", "xenbr0", "--nic", "eth0")
+	taken := s.quiet()
+
+	monitor := s.host.Monitor()
+	s.daemon.Kill9()
+	s.must(s.daemon.Start())
+	if heard := monitor.Stop(); len(heard) > 0 {
+		for _, line := range heard {
+			if strings.Contains(line, "xenbr0") || strings.Contains(line, "eth0") {
+				t.Errorf("the next daemon did: %s", line)
+			}
+		}
+	}
+	for _, harm := range []string{"route del default dev xenbr0", "addr del 203.0.113.2/24 dev xenbr0", "link set eth0 nomaster", "link del xenbr0"} {
+		s.mustRun(append([]string{"ip"}, strings.Fields(harm)...)...)
+		lab.Eventually(t, 30*time.Second, func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if err := s.host.Outside.Ping(ctx, s.host.Addr); err != nil {
+				return fmt.Errorf("after %q: %w", harm, err)
+			}
+			if diff := cmp.Diff(taken, s.quiet()); diff != "" {
+				return fmt.Errorf("after %q:\n%s", harm, diff)
+			}
+			return nil
+		})
+	}
+
+	s.anew()
+	s.must(s.daemon.Start())
+	s.reachable()
+	if out := s.mustRun("ip", "-o", "addr", "show", "dev", "xenbr0"); strings.Count(out, "inet ") != 4 {
+		t.Errorf("after a reboot xenbr0 has:\n%s", out)
+	}
+}
+
+// anew replaces the host by a fresh one with the same card and the same files.
+func (s *site) anew() {
+	s.t.Helper()
+	mac := s.host.MAC("eth0")
+	var outside []netip.Prefix
+	for _, p := range s.host.Outside.Addrs("eth0") {
+		if !p.Addr().IsLinkLocalUnicast() {
+			outside = append(outside, p)
+		}
+	}
+	s.must(s.daemon.Stop())
+	files := map[string]string{}
+	s.must(s.host.Do(func() error {
+		for _, root := range []string{s.daemon.ConfigDir, s.daemon.StateDir, "/etc/systemd/network", "/etc/network"} {
+			err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+				if err != nil || !d.Type().IsRegular() {
+					return nil
+				}
+				b, err := os.ReadFile(path)
+				files[path] = string(b)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	s.host.Close()
+	next := s.Node("host")
+	s.host.Node = next
+	s.Connect(next, "eth0", s.host.Outside.Node, "eth9", lab.WireOptions{MACA: mac})
+	for _, p := range outside {
+		s.host.Outside.AddAddr("eth9", p)
+	}
+	for path, text := range files {
+		next.WriteFile(path, text)
+	}
+	s.daemon = next.NewDaemon(binary, lab.DaemonOptions{Args: []string{"--libvirt-dir", "/nowhere", "--no-default"}})
+}
+
+// unharmed fails the test if the LAN lost more than it may while do ran.
+func (s *site) unharmed(do func()) {
+	s.t.Helper()
+	pings := []*lab.Pinger{s.host.Outside.StartPing(s.host.Addr, 10*time.Millisecond), s.host.Outside.StartPing(s.host.Addr6, 10*time.Millisecond)}
+	do()
+	s.reachable()
+	for _, p := range pings {
+		if loss := p.Stop(); loss.Sent-loss.Received > maxLostPings {
+			s.t.Errorf("lost too much: %s", loss)
+		} else {
+			s.t.Logf("%s", loss)
+		}
+	}
+}
+
+// Whoever loses the host gets it back: in each case all is as before.
+func TestUplinkIsTakenBack(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, "ip", "nft")
+	create := []string{"uplink-create", "xenbr0", "--nic", "eth0"}
+	confirmed := append(slices.Clone(create), "--confirm", "1h")
+	for name, c := range map[string]struct {
+		env  []string
+		harm string // rules that make somebody silent once the bridge is there
+		do   func(s *site)
+	}{
+		"gateway silent": {
+			harm: "table arp harm { chain out { type filter hook output priority 0; oifname xenbr0 drop; }; }",
+			do: func(s *site) {
+				if said := s.refused(create...); !strings.Contains(said, "203.0.113.1 does not answer on xenbr0") {
+					t.Errorf("says %q", said)
+				}
+			},
+		},
+		"peer silent": {
+			harm: "table ip harm { chain out { type filter hook output priority 0; oifname xenbr0 ip daddr 203.0.113.77 drop; }; }",
+			do: func(s *site) {
+				s.host.Outside.AddAddr("eth0", netip.MustParsePrefix("203.0.113.77/24"))
+				if said := s.refused(append(create, "--peer", "203.0.113.77")...); !strings.Contains(said, "203.0.113.77 does not answer") {
+					t.Errorf("says %q", said)
+				}
+			},
+		},
+		"not confirmed":      {do: func(s *site) { s.viaduct(append(create, "--confirm", "1s")...) }},
+		"taken back by hand": {do: func(s *site) { s.viaduct(confirmed...); s.viaduct("uplink-confirm", "xenbr0", "--undo") }},
+		"gateway lost later": {do: func(s *site) {
+			s.viaduct(confirmed...)
+			s.mustRun("nft", "add table arp harm; add chain arp harm out { type filter hook output priority 0; }; add rule arp harm out oifname xenbr0 drop")
+		}},
+		"killed before":    {env: []string{"VIADUCT_FAULT=before uplink create"}, do: func(s *site) { s.refused(create...) }},
+		"killed plugged":   {env: []string{"VIADUCT_FAULT=uplink plugged"}, do: func(s *site) { s.refused(create...) }},
+		"killed half done": {env: []string{"VIADUCT_FAULT=uplink put"}, do: func(s *site) { s.refused(create...) }},
+		"killed after":     {env: []string{"VIADUCT_FAULT=after uplink create"}, do: func(s *site) { s.refused(create...) }},
+		"killed in removal": {env: []string{"VIADUCT_FAULT=uplink unplugged"}, do: func(s *site) {
+			s.viaduct(create...)
+			s.refused("uplink-delete", "xenbr0")
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := staticSite(t, lab.DaemonOptions{Env: c.env})
+			if c.harm != "" {
+				s.host.WriteFile("/tmp/harm", c.harm)
+				s.mustRun("nft", "-f", "/tmp/harm")
+			}
+			s.reachable()
+			before := part(s.quiet(), "links") + part(s.quiet(), "addresses") + part(s.quiet(), "routes") + part(s.quiet(), "settings")
+			c.do(s)
+			if c.env != nil {
+				s.daemon.SetEnv()
+				s.must(s.daemon.Start())
+			}
+			lab.Eventually(t, 60*time.Second, func() error {
+				now := s.quiet()
+				if diff := cmp.Diff(before, part(now, "links")+part(now, "addresses")+part(now, "routes")+part(now, "settings")); diff != "" {
+					return fmt.Errorf("not as before:\n%s", diff)
+				}
+				return nil
+			})
+			s.mustRun("nft", "flush", "ruleset")
+			s.reachable()
+			if out := s.viaduct("-o", "json", "uplink-create"); !strings.Contains(out, `"uplinks": []`) {
+				t.Errorf("it is remembered:\n%s", out)
+			}
+		})
+	}
+}
+
+func TestUplinkRefusals(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, "ip")
+	s := staticSite(t, lab.DaemonOptions{})
+	s.viaduct("uplink-create", "br0", "--nic", "none")
+	s.mustRun("ip", "link", "add", "veth1", "type", "veth", "peer", "name", "veth2")
+	s.mustRun("ip", "link", "set", "veth1", "master", "br0")
+	for want, args := range map[string][]string{
+		"there is no network card eth7":         {"uplink-create", "xenbr0", "--nic", "eth7"},
+		"link veth2 exists already":             {"uplink-create", "veth2", "--nic", "eth0"},
+		"veth1 is a port of br0 already":        {"uplink-create", "xenbr0", "--nic", "veth1"},
+		"uplink br0 exists already, with no ca": {"uplink-create", "br0", "--nic", "eth0"},
+		"lo is no Ethernet card":                {"uplink-create", "xenbr0", "--nic", "lo"},
+		"no name of a bridge":                   {"uplink-create", "a-name-that-is-too-long", "--nic", "eth0"},
+		"peer 203.0.113.99 does not answer":     {"uplink-create", "xenbr0", "--nic", "eth0", "--peer", "203.0.113.99"},
+		"bridge br0 has other ports: veth1":     {"uplink-delete", "br0"},
+		"no uplink with bridge 'xenbr9'":        {"uplink-delete", "xenbr9"},
+		"does not await confirmation":           {"uplink-confirm", "br0"},
+	} {
+		if said := s.refused(args...); !strings.Contains(said, want) {
+			t.Errorf("%q says %q, want %q", args, said, want)
+		}
+	}
+	if said := s.viaduct("uplink-create"); !strings.Contains(said, "Proposed: viaduct uplink-create xenbr0 --nic eth0 --confirm 60s") {
+		t.Errorf("proposes:\n%s", said)
+	}
+	if ip := s.host.Sysctl("net.ipv4.ip_forward"); ip != "0" {
+		t.Errorf("the host is a router: ip_forward=%s", ip)
+	}
+}
