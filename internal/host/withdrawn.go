@@ -26,7 +26,7 @@ func withdrawn(ops []hoststate.Op) []ended {
 	var list []ended
 	for _, op := range ops {
 		old, ok := op.Old.(hoststate.Chain)
-		if !ok || old.Hook != nil || translates(old) || op.New == nil && unjudged(ops, old) {
+		if !ok || old.Table.Family == hoststate.BridgeFamily || old.Table.Family == hoststate.ARPFamily || old.Hook != nil || translates(old) || op.New == nil && unjudged(ops, old) {
 			continue
 		}
 		for _, r := range old.Rules {
@@ -130,7 +130,8 @@ func permits(r hoststate.Rule) bool {
 	return ok && (v.Kind == hoststate.Accept || v.Kind == hoststate.Return)
 }
 
-// prefixesIn are the addresses that a rule is about.
+// prefixesIn are the addresses that a rule is about, but for those with which
+// no connection leads from one link to another.
 func prefixesIn(r hoststate.Rule) []netip.Prefix {
 	var list []netip.Prefix
 	for _, e := range r {
@@ -141,7 +142,9 @@ func prefixesIn(r hoststate.Rule) []netip.Prefix {
 			list = append(list, e.Prefix)
 		}
 	}
-	return list
+	return slices.DeleteFunc(list, func(p netip.Prefix) bool {
+		return p.Addr().IsLinkLocalUnicast() || p.IsSingleIP() && p.Addr().IsUnspecified()
+	})
 }
 
 // tracked are the addresses of a connection: those with which it began, and
