@@ -70,7 +70,7 @@ func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Fac
 			})
 		}
 	}
-	f.NoVLANs = plan.NeedsVLANs(def, f.Ports) && !e.Host.FiltersVLANs()
+	f.NoVLANs = plan.AsksForVLANs(def, f.Ports) && !e.Host.FiltersVLANs()
 	return f
 }
 
@@ -352,7 +352,12 @@ func (e *Engine) checkVLAN(n *netdef.Network, p *netdef.Port, runs bool) error {
 		return nil
 	}
 	l, exists := e.Host.Link(p.Plug.Bridge)
-	if exists && l.Kind == kindBridge && p.Plug.Type == netdef.PlugBridge && !l.FiltersVLANs && !runs {
+	linux := !exists || l.Kind == kindBridge // and not Open vSwitch, say
+	switch {
+	case runs || !linux:
+	case !e.Host.FiltersVLANs():
+		return plan.NoVLANs(n)
+	case exists && p.Plug.Type == netdef.PlugBridge && !l.FiltersVLANs:
 		return netdef.Errorf(netdef.ErrConfigUnsupported, "bridge '%s' does not filter by VLAN, so <vlan> of port %s would have no effect; "+
 			"if its other ports are set up for that: ip link set %s type bridge vlan_filtering 1", p.Plug.Bridge, p.UUID, p.Plug.Bridge)
 	}

@@ -83,7 +83,8 @@ func (f *Fake) Owned() hoststate.State {
 	s := f.State()
 	for k := range s {
 		switch k.Kind {
-		case hoststate.KindClaim, hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember, hoststate.KindPortFlags, hoststate.KindPortVLANs:
+		case hoststate.KindClaim, hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember,
+			hoststate.KindPortFlags, hoststate.KindPortVLANs, hoststate.KindStation:
 			delete(s, k)
 		}
 	}
@@ -259,6 +260,8 @@ func isOf(o hoststate.Object, tap hoststate.Key) bool {
 	case hoststate.PortFlags:
 		return hoststate.TapKey(o.Link) == tap
 	case hoststate.PortVLANs:
+		return hoststate.TapKey(o.Link) == tap
+	case hoststate.Station:
 		return hoststate.TapKey(o.Link) == tap
 	case hoststate.Shaper:
 		return hoststate.TapKey(o.Link) == tap && !o.Incoming

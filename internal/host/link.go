@@ -16,9 +16,10 @@ import (
 // linkApplier observes and changes links, their addresses and routes, by
 // routing netlink.
 type linkApplier struct {
-	rtnl    *rtnl
-	mirror  *mirror
-	shapers *shaperApplier
+	rtnl     *rtnl
+	mirror   *mirror
+	shapers  *shaperApplier
+	stations *stationApplier
 }
 
 func (a *linkApplier) Kinds() []hoststate.Kind {
@@ -50,6 +51,9 @@ func (a *linkApplier) contents(k hoststate.Key) []hoststate.Op {
 	ops := a.mirror.restore(k.Name)
 	if s, ok := a.shapers.outgoing(k.Name); ok && k.Kind == hoststate.KindBridge {
 		ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: s})
+	}
+	if k.Kind == hoststate.KindBridge {
+		ops = append(ops, a.stations.of(k.Name)...)
 	}
 	return ops
 }

@@ -47,6 +47,9 @@ func TestListsAreReadInOnePlace(t *testing.T) {
 			if d, ok := decl.(*ast.FuncDecl); ok && mayDump[name+" "+d.Name.Name] != "" {
 				continue
 			}
+			if d, ok := decl.(*ast.FuncDecl); ok && name == "station.go" && d.Name.Name == "entries" {
+				continue // it goes by rtnl.dump, and lists one bridge's alone
+			}
 			ast.Inspect(decl, func(n ast.Node) bool {
 				s, ok := n.(*ast.SelectorExpr)
 				if !ok {

@@ -44,7 +44,7 @@ type mirror struct {
 // The multicast groups that tell of changes.
 var mirrorGroups = [...]int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_TC,
+	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_TC, unix.RTNLGRP_NEIGH,
 }
 
 const (
@@ -76,6 +76,9 @@ func (m *mirror) start(fd int) (err error) {
 		return err
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	if err := onlyForgotten(fd); err != nil {
 		return err
 	}
 	for _, g := range mirrorGroups {
@@ -224,6 +227,10 @@ func (m *mirror) handle(typ, flags uint16, body []byte) {
 			m.setAddress(a)
 		default:
 			m.dropAddress(a)
+		}
+	case unix.RTM_DELNEIGH:
+		if e, ok := decodeFDB(body); ok {
+			m.noteStation(e)
 		}
 	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC, unix.RTM_NEWTCLASS, unix.RTM_DELTCLASS, unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
 		if o, err := decodeTC(body); err == nil {

@@ -81,12 +81,17 @@ func openNFTMonitor(but uint32) (*os.File, error) {
 func ignoreSender(fd int, port uint32) error {
 	const portOffset = 12 // in struct nlmsghdr
 	asLoaded := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port))
-	raw, err := bpf.Assemble([]bpf.Instruction{
+	return attachFilter(fd, []bpf.Instruction{
 		bpf.LoadAbsolute{Off: portOffset, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: asLoaded, SkipTrue: 1},
 		bpf.RetConstant{Val: ^uint32(0)},
 		bpf.RetConstant{Val: 0},
 	})
+}
+
+// attachFilter lets the kernel choose what a socket gets.
+func attachFilter(fd int, program []bpf.Instruction) error {
+	raw, err := bpf.Assemble(program)
 	if err != nil {
 		return err
 	}

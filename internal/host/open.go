@@ -131,10 +131,11 @@ func Open(o Options) (Host, error) {
 		return nil, err
 	}
 	shapers := &shaperApplier{rtnl: h.rtnl, mirror: h.mirror, log: o.Log}
-	links := &linkApplier{rtnl: h.rtnl, mirror: h.mirror, shapers: shapers}
+	stations := &stationApplier{rtnl: h.rtnl, mirror: h.mirror}
+	links := &linkApplier{rtnl: h.rtnl, mirror: h.mirror, shapers: shapers, stations: stations}
 	proxies := &proxyApplier{rtnl: h.rtnl, mirror: h.mirror}
 	uplinks := &uplinkApplier{rtnl: h.rtnl, mirror: h.mirror, links: links, fault: o.Fault}
-	h.all = append([]Applier{links, uplinks, shapers, sysctlApplier{}, nft, h.passes, proxies}, o.Appliers...)
+	h.all = append([]Applier{links, stations, uplinks, shapers, sysctlApplier{}, nft, h.passes, proxies}, o.Appliers...)
 	for _, a := range h.all {
 		for _, k := range a.Kinds() {
 			h.byKind[k] = a

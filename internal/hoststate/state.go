@@ -37,6 +37,7 @@ const (
 	KindMember                    // a link being a port of a bridge
 	KindPortFlags                 // how a bridge treats a port
 	KindPortVLANs                 // the VLANs that a port of a bridge is in
+	KindStation                   // a port of a bridge being where a guest is
 	KindService                   // an in-process service of a network, such as its DHCP server
 )
 
@@ -44,7 +45,7 @@ var kindNames = [...]string{
 	KindUplink: "uplink", KindClaim: "claim", KindBridge: "bridge", KindTap: "tap", KindMacvtap: "macvtap", KindMTU: "mtu", KindShaper: "shaper", KindSysctl: "sysctl", KindTable: "table",
 	KindSet: "set", KindChain: "chain",
 	KindElement: "element", KindPass: "pass", KindAddress: "address", KindLinkUp: "up", KindRoute: "route", KindProxy: "proxy",
-	KindMember: "member", KindPortFlags: "port flags", KindPortVLANs: "port vlans", KindService: "service",
+	KindMember: "member", KindPortFlags: "port flags", KindPortVLANs: "port vlans", KindStation: "station", KindService: "service",
 }
 
 func (k Kind) String() string {

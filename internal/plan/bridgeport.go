@@ -15,6 +15,10 @@ func addPortSettings(f *Fragment, n *netdef.Network, ports []Port) {
 			continue
 		}
 		flags := hoststate.PortFlags{Link: p.Link, Bridge: n.Bridge.Name, Isolated: p.Def.Isolated == netdef.Yes}
+		if managed(n) && !p.Def.MAC.IsZero() {
+			flags.NoLearning, flags.NoFlood = true, true
+			f.Own.Add(hoststate.Station{Link: p.Link, Bridge: n.Bridge.Name, MAC: hoststate.MAC(p.Def.MAC)})
+		}
 		if !flags.Plain() {
 			f.Own.Add(flags)
 		}
@@ -48,15 +52,33 @@ func portVLANs(link, bridge string, v *netdef.VLAN) hoststate.PortVLANs {
 // as the guest sends them.
 const nativeUntagged = "untagged"
 
+// managed reports whether the network's bridge is told where guests are, and
+// does not learn it.
+func managed(n *netdef.Network) bool { return n.Bridge.MacTableManager == "libvirt" }
+
+// filtersVLANs reports whether a bridge of ours filters by VLAN. As with libvirt
+// one does that is told where guests are, if the kernel can.
+func filtersVLANs(n *netdef.Network, facts Facts) bool {
+	return keepsVLANsApart(n, facts.Ports) || managed(n) && !facts.NoVLANs
+}
+
+// AsksForVLANs reports whether Facts.NoVLANs matters to the network.
+func AsksForVLANs(n *netdef.Network, ports []Port) bool { return managed(n) || needsVLANs(n, ports) }
+
+// NoVLANs says that the kernel lacks what VLANs of a network's guests need.
+func NoVLANs(n *netdef.Network) error {
+	return netdef.Errorf(netdef.ErrConfigUnsupported, "network '%s' needs bridges that know VLANs, which this kernel's do not (CONFIG_BRIDGE_VLAN_FILTERING)", n.Name)
+}
+
 // keepsVLANsApart reports whether a bridge of ours has to filter by VLAN. What
 // is in no VLAN of its own is then in the first, the host included.
 func keepsVLANsApart(n *netdef.Network, ports []Port) bool {
 	return slices.ContainsFunc(ports, func(p Port) bool { return p.Def.VLAN != nil })
 }
 
-// NeedsVLANs reports whether the host's bridges have to know VLANs for the
+// needsVLANs reports whether the host's bridges have to know VLANs for the
 // network and its ports.
-func NeedsVLANs(n *netdef.Network, ports []Port) bool {
+func needsVLANs(n *netdef.Network, ports []Port) bool {
 	switch {
 	case !bridged(n), n.VirtualPort != nil && n.VirtualPort.Type == "openvswitch":
 		return false

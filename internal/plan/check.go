@@ -14,7 +14,6 @@ var unapplied = []struct {
 	given   func(n *netdef.Network) bool
 }{
 	{"<bridge zone=>", func(n *netdef.Network) bool { return n.Bridge.Zone != "" }},
-	{"<bridge macTableManager='libvirt'>", func(n *netdef.Network) bool { return n.Bridge.MacTableManager == "libvirt" }},
 	{"<bandwidth> of a bridge of the host's own", func(n *netdef.Network) bool {
 		return n.Bandwidth != nil && !n.Forward.Mode.OwnsBridge()
 	}},

@@ -39,7 +39,7 @@ type Facts struct {
 	// Leases are the addresses that guests hold from the network, if the host
 	// answers elsewhere for those.
 	Leases []netip.Addr
-	// NoVLANs says that the kernel's bridges know no VLANs, though NeedsVLANs.
+	// NoVLANs says that the kernel's bridges know no VLANs. It is given if AsksForVLANs.
 	NoVLANs bool
 	// Dnsmasq says when and how dnsmasq serves guests.
 	Dnsmasq Dnsmasq
@@ -149,8 +149,8 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	if err := Check(n); err != nil {
 		return Fragment{}, err
 	}
-	if facts.NoVLANs {
-		return Fragment{}, netdef.Errorf(netdef.ErrConfigUnsupported, "network '%s' needs bridges that know VLANs, which this kernel's do not (CONFIG_BRIDGE_VLAN_FILTERING)", n.Name)
+	if facts.NoVLANs && needsVLANs(n, facts.Ports) {
+		return Fragment{}, NoVLANs(n)
 	}
 	if facts.DNSPort == 0 {
 		facts.DNSPort = dnsPort
@@ -178,7 +178,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		MTU:          n.MTU,
 		STP:          stp,
 		ForwardDelay: forwardDelay(n, stp),
-		VLANs:        keepsVLANsApart(n, facts.Ports),
+		VLANs:        filtersVLANs(n, facts),
 	}, hoststate.LinkUp{Link: bridge})
 
 	// Should the bridge get another MAC address, guests hear of it at once.

@@ -122,6 +122,12 @@ var networks = []struct {
 			{Link: "vnet1", Guest: true, Def: netdef.Port{Isolated: netdef.No}},
 			{Link: "eth1"},
 		}}},
+	{name: "managed", xml: head + `<forward mode='open'/><bridge name='virbr4' macTableManager='libvirt'/><mac address='52:54:00:01:02:03'/><dns enable='no'/></network>`,
+		facts: Facts{Ports: []Port{
+			{Link: "vif5.0", Guest: true, Plugged: true, Def: netdef.Port{MAC: netdef.MAC{0, 0x16, 0x3e, 1, 2, 3}}},
+			{Link: "vnet0", Guest: true, Def: netdef.Port{MAC: netdef.MAC{0x52, 0x54, 0, 1, 2, 4}, Isolated: netdef.Yes}},
+			{Link: "eth1"},
+		}}},
 	{name: "vlans", xml: head + `<forward mode='open'/><bridge name='virbr4'/><mac address='52:54:00:01:02:03'/><dns enable='no'/></network>`,
 		facts: Facts{Ports: []Port{
 			{Link: "vif5.0", Guest: true, Plugged: true, Def: netdef.Port{VLAN: &netdef.VLAN{Tags: []netdef.VLANTag{{ID: 7}}}}},
@@ -278,7 +284,6 @@ func TestKernelWithoutVLANs(t *testing.T) {
 
 func TestCheckNamesTheElement(t *testing.T) {
 	for _, c := range []struct{ element, xml string }{
-		{"<bridge macTableManager='libvirt'>", `<network><name>n</name><bridge name='b' macTableManager='libvirt'/></network>`},
 		{"<outbound>", `<network><name>n</name><bandwidth><outbound average='10'/></bandwidth></network>`},
 		{"<bandwidth>", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='10'/></bandwidth></network>`},
 		{"<port isolated='yes'>", `<network><name>n</name><forward mode='private' dev='eth0'/><port isolated='yes'/></network>`},

@@ -109,11 +109,10 @@ var wrongDefinitions = []struct {
 // unappliedDefinitions say what this version understands and does not do yet.
 var unappliedDefinitions = []struct{ xml, element string }{
 	{network("<bridge name='virbr50' zone='trusted'/>"), "<bridge zone=>"},
-	{network("<bridge name='virbr50' macTableManager='libvirt'/>"), "<bridge macTableManager='libvirt'>"},
-	{network("<forward mode='bridge'/><bridge name='br0'/><virtualport type='openvswitch'/><vlan><tag id='4'/></vlan>"), "<vlan>"},
+	{network("<forward mode='bridge'/><bridge name='br0'/><vlan><tag id='4095'/></vlan>"), "vlan tag id 4095"},
 	{network(someBridge + "<bandwidth><outbound average='10'/></bandwidth>"), "<outbound> in the <bandwidth>"},
 	{network("<forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='10'/></bandwidth>"), "<bandwidth> of a bridge"},
-	{network(someBridge + "<port isolated='yes'/>"), "<port isolated='yes'>"},
+	{network("<forward mode='private' dev='eth0'/><port isolated='yes'/>"), "<port isolated='yes'>"},
 	{"<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>a</name><forward mode='bridge'/><bridge name='br0'/>" +
 		"<dnsmasq:options><dnsmasq:option value='log-dhcp'/></dnsmasq:options></network>", "<dnsmasq:options>"},
 }
@@ -141,6 +140,27 @@ func TestRefusesDefinitions(t *testing.T) {
 	for _, c := range unappliedDefinitions {
 		refused(c.xml, c.element)
 	}
+}
+
+// Where bridges know no VLANs, a network that needs them does not start, and one
+// that is well without does.
+func TestKernelWithoutVLANs(t *testing.T) {
+	t.Parallel()
+	s := startSite(t)
+	s.host.AddBridge("br0")
+	s.mustRun("ip", "link", "set", "br0", "up")
+	if r, err := s.host.Run(s.context(), "ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1"); err == nil && r.Code == 0 {
+		t.Skip("this kernel's bridges know VLANs")
+	}
+	before := s.state()
+	s.says([]string{"CONFIG_BRIDGE_VLAN_FILTERING"}, "net-create", s.file(network("<forward mode='bridge'/><bridge name='br0'/><vlan><tag id='4'/></vlan>")))
+	s.unchanged("a network with VLANs", before)
+	s.create(network("<bridge name='virbr50' macTableManager='libvirt'/>"))
+	before = s.state()
+	s.says([]string{"CONFIG_BRIDGE_VLAN_FILTERING"}, "net-port-create", "a", s.file(`<networkport><uuid>7d1f3a0c-0000-4000-8000-000000000001</uuid>
+		<owner><name>g</name><uuid>7d1f3a0c-0000-4000-9000-000000000001</uuid></owner><mac address='52:54:00:00:00:01'/>
+		<vlan><tag id='7'/></vlan></networkport>`))
+	s.unchanged("a port with a VLAN", before)
 }
 
 // A network whose name, UUID or bridge another one has is refused.
