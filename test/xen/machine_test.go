@@ -153,7 +153,7 @@ const (
 // command is the emulated machine. The environment goes to the program inside.
 func (p parts) command(env ...string) *exec.Cmd {
 	// With -cpu max dom0's kernel does not come up.
-	return exec.Command("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "1", "-m", memory,
+	return exec.Command("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", memory,
 		"-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-kernel", p.xen, "-append", "dom0_mem="+dom0Memory+",max:"+dom0Memory+" console=com1 com1=115200 noreboot loglvl=warning guest_loglvl=none spec-ctrl=no xpti=no",
 		"-initrd", p.kernel+" console=hvc0 quiet loglevel=3 panic=1 mitigations=off "+strings.Join(env, " ")+","+p.initrd)

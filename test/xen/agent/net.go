@@ -180,14 +180,15 @@ func flow(args []string) error {
 		}
 	}
 	fmt.Println("FLOWING", seenAs)
+	conn.SetReadDeadline(time.Time{})
 	go func() {
 		for i := range count {
 			send(i + 1)
 			time.Sleep(pace)
 		}
+		conn.SetReadDeadline(time.Now().Add(patience))
 	}()
 	came := map[uint32]bool{}
-	conn.SetReadDeadline(time.Now().Add(time.Duration(count)*pace + patience))
 	for len(came) < count {
 		n, err := conn.Read(buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {

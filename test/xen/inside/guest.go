@@ -18,6 +18,7 @@ type guest struct {
 	name   string
 	domid  string
 	config string // its file
+	addr   string // on its network, once it has one
 
 	console *os.File
 	lines   sync.Mutex
@@ -57,12 +58,21 @@ func (w *world) guest(name string, vifs ...string) *guest {
 	return g
 }
 
-// create has xl start the guest, which is destroyed at the end of the step
-// unless it is to stay.
-func (g *guest) create() {
-	g.w.run("xl", "create", g.config)
-	g.w.Cleanup(g.destroy)
-	g.attach()
+// create has xl start guests at once.
+func (w *world) create(guests ...*guest) {
+	failed := make(chan error, len(guests))
+	for _, g := range guests {
+		go func() {
+			_, err := try("xl", "create", g.config)
+			failed <- err
+		}()
+	}
+	for range guests {
+		w.must(<-failed)
+	}
+	for _, g := range guests {
+		g.attach()
+	}
 }
 
 // attach finds the guest's console and waits for the agent.
@@ -82,7 +92,9 @@ func (g *guest) attach() {
 	})
 	console, err := os.OpenFile(tty, os.O_RDWR|unix.O_NOCTTY, 0)
 	w.must(err)
+	g.lines.Lock()
 	g.console, g.calls, g.ready, g.said = console, map[string]*call{}, make(chan struct{}), nil
+	g.lines.Unlock()
 	go g.listen(console)
 	select {
 	case <-g.ready:
@@ -198,6 +210,29 @@ func (g *guest) reaches(addr string) {
 func (g *guest) seenAs() string {
 	return g.start("agent flow " + outsideAddr + " 1").until("FLOWING")
 }
+
+// reboot reboots the guest from within.
+func (g *guest) reboot() {
+	old := g.domid
+	g.start("reboot -f")
+	g.w.eventually(func() error {
+		out, err := try("xl", "domid", g.name)
+		if strings.TrimSpace(out) == old {
+			return fmt.Errorf("%s does not end", g.name)
+		}
+		return err
+	})
+	g.close()
+	g.attach()
+}
+
+// await waits for something to be so in the guest.
+func (g *guest) await(condition string) {
+	g.run("for i in $(seq 300); do " + condition + " && exit 0; sleep 0.1; done; exit 1")
+}
+
+// link is the host's end of an interface.
+func (g *guest) link(index int) string { return fmt.Sprintf("vif%s.%d", g.domid, index) }
 
 // vif is the folder of an interface in Xen's store, seen from the host.
 func (g *guest) vif(index int) string {

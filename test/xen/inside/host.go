@@ -48,7 +48,7 @@ func boot(w *world) {
 	w.must(os.Symlink("/run", "/var/run"))
 	w.must(os.Symlink("/run/lock", "/var/lock"))
 	// All other modules come when the kernel asks for them.
-	w.run("modprobe", "-a", "xenfs", "xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-netback", "8021q")
+	w.run("modprobe", "-a", "xenfs", "xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-netback", "ifb", "8021q")
 	w.must(unix.Mount("xenfs", "/proc/xen", "xenfs", 0, ""))
 	w.run("ip", "link", "set", "lo", "up")
 
@@ -144,11 +144,15 @@ func (w *world) read(key string) string {
 	return value
 }
 
+// vifMAC are the last octets of the address that the kernel gives to the
+// host's ends of guests' links, some time after they are up.
+const vifMAC = "fcff:ffff:feff:ffff"
+
 // trace is all that guests may leave on the host. Counters do not count.
 func (w *world) trace() string {
 	var b strings.Builder
 	for _, command := range []string{
-		"ls /sys/class/net", "ip route show table all", "ip -6 route show table all", "ip rule", "ip neigh show nud permanent",
+		"ls /sys/class/net", "ip -4 route show table all", "ip -6 route show table all | grep -v " + vifMAC, "ip rule", "ip neigh show nud permanent",
 		"tc qdisc show", "nft list ruleset | sed -e 's/packets [0-9]* bytes [0-9]*//'",
 		"cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/" + uplink + "/proxy_arp",
 		"xenstore-ls /local/domain/0/backend", "viaduct port-list lan",
@@ -162,26 +166,32 @@ func (w *world) trace() string {
 	return b.String()
 }
 
-// leavesNothing compares with a trace of before.
+// leavesNothing compares with a trace of before. What goes last needs a moment.
 func (w *world) leavesNothing(before string) {
-	var after string
-	for range 100 {
-		if after = w.trace(); after == before {
+	var differs []string
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if differs = difference(before, w.trace()); differs == nil {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
-	was := map[string]bool{}
+	w.Errorf("left behind, or gone:\n%s", strings.Join(differs, "\n"))
+}
+
+// difference lists the lines that only one of two texts has.
+func difference(before, after string) (list []string) {
+	count := map[string]int{}
 	for line := range strings.Lines(before) {
-		was[line] = true
+		count[strings.TrimSpace(line)]--
 	}
 	for line := range strings.Lines(after) {
-		if !was[line] {
-			w.Errorf("left behind: %s", strings.TrimSpace(line))
+		count[strings.TrimSpace(line)]++
+	}
+	for line, n := range count {
+		if n > 0 {
+			list = append(list, "+ "+line)
+		} else if n < 0 {
+			list = append(list, "- "+line)
 		}
-		delete(was, line)
 	}
-	for line := range was {
-		w.Errorf("gone: %s", strings.TrimSpace(line))
-	}
+	return list
 }
