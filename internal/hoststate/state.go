@@ -88,10 +88,11 @@ func Equal(a, b Object) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
 	}
-	if _, ok := a.(readable); ok {
-		return a.Text() == b.Text()
+	if reflect.DeepEqual(a, b) {
+		return true // mostly it is just what we wrote ourselves, and to print it costs more
 	}
-	return reflect.DeepEqual(a, b)
+	_, ok := a.(readable)
+	return ok && a.Text() == b.Text()
 }
 
 // readable is implemented by objects whose Text says all there is about them.
