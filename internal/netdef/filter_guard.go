@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // filterMeaning is what a filter comes to.
@@ -84,10 +85,11 @@ func (m *filterMeaning) collect(f *Filter, stock bool, find func(name string) (*
 }
 
 func isStock(f *Filter) bool {
-	return slices.ContainsFunc(stock, func(s *Filter) bool { return s.UUID == f.UUID })
+	return slices.ContainsFunc(stock(), func(s *Filter) bool { return s.UUID == f.UUID })
 }
 
-var stock = StockFilters()
+// stock is read when it is first needed: most runs of the program never do.
+var stock = sync.OnceValue(StockFilters)
 
 func cannotEnforce(f *Filter, why string) error {
 	return Errorf(ErrConfigUnsupported, "filter '%s' cannot be enforced: %s", f.Name, why)

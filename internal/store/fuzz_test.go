@@ -23,7 +23,7 @@ func withChecksums(b []byte) []byte {
 		if len(body) >= 9 {
 			body = body[9:]
 		}
-		out = fmt.Appendf(out, "%08x %s", crc32.Checksum(body, castagnoli), body)
+		out = fmt.Appendf(out, "%08x %s", crc32.Checksum(body, castagnoli()), body)
 		if ended {
 			out = append(out, '\n')
 		}

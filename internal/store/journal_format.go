@@ -34,7 +34,8 @@ const journalFormat = 1
 // fill it: they are at most 255 bytes long each.
 const maxRecord = 4096
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is made when it is first needed: most runs of the program never do.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // header is the first line.
 type header struct {
@@ -70,7 +71,7 @@ func encodeLine(value any) ([]byte, error) {
 	}
 	line := make([]byte, 0, 8+1+len(body)+1)
 	var sum [4]byte
-	binary.BigEndian.PutUint32(sum[:], crc32.Checksum(body, castagnoli))
+	binary.BigEndian.PutUint32(sum[:], crc32.Checksum(body, castagnoli()))
 	line = hex.AppendEncode(line, sum[:])
 	line = append(line, ' ')
 	line = append(line, body...)
@@ -90,7 +91,7 @@ func decodeLine(line []byte, into any) error {
 	if _, err := hex.Decode(sum[:], line[:8]); err != nil {
 		return errors.New("no checksum")
 	}
-	if binary.BigEndian.Uint32(sum[:]) != crc32.Checksum(line[9:], castagnoli) {
+	if binary.BigEndian.Uint32(sum[:]) != crc32.Checksum(line[9:], castagnoli()) {
 		return errors.New("wrong checksum")
 	}
 	return json.Unmarshal(line[9:], into)

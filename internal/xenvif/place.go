@@ -168,7 +168,7 @@ func bridgedPlace(ctx context.Context, networks Networks, v vif, known []engine.
 	case slices.Contains(bridges, device):
 		n := &netdef.Network{Name: "xen-bridge-" + device, Forward: netdef.Forward{Mode: netdef.ModeBridge}}
 		n.Bridge.Name = device
-		return implicit(ctx, networks, n)
+		return implicit(ctx, networks, known, n)
 	case (v.bridge == unnamed || v.bridge == "") && hasStandard:
 		return standard, nil
 	case v.bridge == "" && len(bridges) == 1:
@@ -210,17 +210,23 @@ func (s Script) routedPlace(ctx context.Context, networks Networks, v vif, known
 	if err != nil {
 		return place{}, err
 	}
-	return implicit(ctx, networks, n)
+	return implicit(ctx, networks, known, n)
 }
 
 // implicitUUID is that of the network which is made for guests under the name.
 func implicitUUID(name string) netdef.UUID { return netdef.NamedUUID("xen network " + name) }
 
 // implicit is a network that is there as long as a guest needs it. All scripts
-// that want it at once may ask for it: one makes it.
-func implicit(ctx context.Context, networks Networks, n *netdef.Network) (place, error) {
+// that want it at once may ask for it: one makes it. One that is there is as the
+// script would make it.
+func implicit(ctx context.Context, networks Networks, known []engine.Info, n *netdef.Network) (at place, err error) {
 	n.UUID = implicitUUID(n.Name)
-	at := place{ref: n.UUID.String(), implicit: n.Name}
+	at = place{ref: n.UUID.String(), name: n.Name, implicit: n.Name}
+	if slices.ContainsFunc(known, func(k engine.Info) bool { return k.UUID == n.UUID && k.Active }) {
+		at.def = n
+		at.settings, err = n.Settings()
+		return at, err
+	}
 	_, made := networks.Create(ctx, []byte(n.Format(netdef.FormatOptions{})))
 	if err := at.load(ctx, networks); err != nil {
 		return place{}, fmt.Errorf("make network '%s': %w", n.Name, errors.Join(made, err))

@@ -141,7 +141,9 @@ func tell(ctx context.Context, store *xenstore.Client, c call, failed error, goo
 			return errors.Join(tx.Write(ctx, c.path+"/hotplug-error", clip(failed.Error())),
 				tx.Write(ctx, c.path+"/hotplug-status", "error"))
 		}
-		return errors.Join(tx.Remove(ctx, c.path+"/hotplug-error"), good(ctx, tx))
+		removed := make(chan error, 1)
+		go func() { removed <- tx.Remove(ctx, c.path+"/hotplug-error") }()
+		return errors.Join(good(ctx, tx), <-removed)
 	})
 }
 

@@ -151,7 +151,7 @@ func (b *bench) vif() {
 		b.report.add(atLeast(fmt.Sprintf("%s online and offline beside another guest, median of %d", face, b.scale.vifs), millis(us), "Debian's script "+millis(them), quotient(them, us), 5))
 	}
 	us, them := ours.all("vif-bridge"), theirs.all("vif-bridge")
-	b.report.add(atLeast(fmt.Sprintf("the same of %d vifs at once, until the last", parallelVifs), millis(us), "Debian's script "+millis(them), quotient(them, us), 2))
+	b.report.add(atLeast(fmt.Sprintf("the same of %d vifs at once, until the last", parallelVifs), millis(us), "Debian's script "+millis(them), quotient(them, us), 1))
 }
 
 // all brings all vifs online at once, and then offline.
