@@ -30,7 +30,7 @@ type xenHost struct {
 	store *xenstoretest.Server
 	// guests are at the other ends of the links.
 	guests *lab.Node
-	env   []string
+	env    []string
 }
 
 // newXenHost makes a host with the scripts that put installs, a bridge br0 of
