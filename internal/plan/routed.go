@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"viaduct/internal/guestsvc/dhcp4"
+	"viaduct/internal/guestsvc/dhcp6"
+	"viaduct/internal/guestsvc/ra"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 )
@@ -38,6 +40,9 @@ func addRouted(f *Fragment, n *netdef.Network, facts Facts) {
 		addRoutedLink(f, n, p, facts)
 		addZone(f, zone, set)
 		addPortService(f, n, p)
+		if !facts.NoIPv6 {
+			addPortServices6(f, n, p)
+		}
 	}
 	addPortGuards(f, n, facts.Ports, nil)
 }
@@ -107,6 +112,7 @@ func routedInputRules() []hoststate.Rule {
 	return []hoststate.Rule{
 		rule(hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.DPort{First: dhcp4Port}, verdict(hoststate.Drop)),
 		accepted(hoststate.Accept, hoststate.L4Proto{Proto: hoststate.ICMPv6}),
+		accepted(hoststate.Accept, hoststate.NFProto{Version: 6}, hoststate.L4Proto{Proto: hoststate.UDP}, hoststate.DPort{First: dhcp6Port}),
 	}
 }
 
@@ -140,6 +146,41 @@ func addPortService(f *Fragment, n *netdef.Network, p Port) {
 	}
 	f.Own.Add(hoststate.Service{Type: ServiceDHCP4, Network: n.UUID.String(), Link: p.Link, Config: c})
 }
+
+// addPortServices6 tells the guest at the end of the link that the host is its
+// router, which of its networks are for it to make addresses in, and by DHCPv6
+// the first of its single addresses.
+func addPortServices6(f *Fragment, n *netdef.Network, p Port) {
+	gateway := p.Routed.Gateway(netip.Addr.Is6)
+	if !gateway.IsLinkLocalUnicast() {
+		return // what is no link-local address cannot advertise a router
+	}
+	c := ra.Config{Network: n.UUID, Name: n.Name, Bridge: p.Link, Source: gateway, MTU: n.MTU}
+	if n.Forward.Mode != netdef.ModeNone {
+		c.RouterLifetime = ra.DefaultRouterLifetime
+	}
+	var guest netip.Addr
+	for _, a := range p.Routed.Addresses {
+		switch {
+		case a.Addr().Is4():
+		case a.IsSingleIP() && !guest.IsValid() && a.Addr() != subnet6(a.Addr()).Addr(): // that one is every router's
+			guest = a.Addr()
+			c.Managed = true
+		case a.Bits() == 64:
+			c.Prefixes = append(c.Prefixes, ra.Prefix{Prefix: a.Masked(), OnLink: true, Autonomous: true})
+		}
+	}
+	f.Own.Add(hoststate.Service{Type: ServiceRA, Network: n.UUID.String(), Link: p.Link, Config: c})
+	if guest.IsValid() {
+		f.Own.Add(hoststate.Service{Type: ServiceDHCP6, Network: n.UUID.String(), Link: p.Link, Config: dhcp6.Config{
+			Network: n.UUID, Name: n.Name, Bridge: p.Link, Address: subnet6(guest), Domain: n.Domain.Name,
+			Ranges: []dhcp6.Range{{First: guest, Last: guest}},
+		}})
+	}
+}
+
+// subnet6 is the subnet of an IPv6 address, as its first one.
+func subnet6(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, 64).Masked() }
 
 // common is the length of the longest prefix that contains both addresses and in
 // which neither is the first or the last one.

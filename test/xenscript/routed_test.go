@@ -36,7 +36,7 @@ func (x *xenHost) static(g *lab.Guest, link string, gateway4, gateway6 string, a
 		x.in(g.Node, "ip route add default via "+gateway4+" dev "+link)
 	}
 	if gateway6 != "" {
-		x.in(g.Node, "ip -6 route add default via "+gateway6+" dev "+link)
+		x.in(g.Node, "ip -6 route replace default via "+gateway6+" dev "+link)
 	}
 }
 
@@ -105,6 +105,55 @@ func TestRoutedGuest(t *testing.T) {
 	n.unset("vlan")
 	n.unset("ip")
 	n.refused("the guest is routed, so its addresses have to be known: name them by ip=")
+}
+
+// A routed guest that is set up for IPv6 as most are finds its router, makes
+// itself an address in a network of its own, and gets a single one by DHCPv6.
+func TestRoutedGuestAsksForIPv6(t *testing.T) {
+	lab.Need(t, "dhclient")
+	x := newXenHost(t)
+	x.must(x.daemon.Start())
+	for i, tt := range []struct{ ip, address string }{
+		{"2001:db8:113:5::/64", "2001:db8:113:5:"}, {"203.0.113.60 2001:db8:113::60", "2001:db8:113::60"},
+	} {
+		n := x.nic("vif-route", 5+i, 0, keys{"ip": tt.ip})
+		g := n.attach()
+		n.connected()
+		lab.Eventually(t, 20*time.Second, func() error {
+			if routes := x.in(g.Node, "ip -6 route"); !strings.Contains(routes, "default via fe80::1") {
+				return fmt.Errorf("no default route:\n%s", routes)
+			}
+			return nil
+		})
+		if i == 1 {
+			lab.Eventually(t, 20*time.Second, func() error { // the client needs an address to ask from
+				if has := x.in(g.Node, "ip -6 -o addr show dev eth0 -tentative"); !strings.Contains(has, "fe80::") {
+					return fmt.Errorf("the guest has\n%s", has)
+				}
+				return nil
+			})
+			x.in(g.Node, "dhclient -6 -1 -sf /bin/true -lf /tmp/leases6 -pf /tmp/pid6 eth0")
+			lease, err := g.ReadFile("/tmp/leases6")
+			x.must(err)
+			if !strings.Contains(lease, tt.address) {
+				t.Errorf("the guest got\n%s", lease)
+			}
+			x.in(g.Node, "ip addr add "+tt.address+"/128 dev eth0 nodad")
+		}
+		lab.Eventually(t, 20*time.Second, func() error {
+			if has := x.in(g.Node, "ip -6 -o addr show dev eth0 -tentative"); !strings.Contains(has, tt.address) {
+				return fmt.Errorf("ip=%s: the guest has\n%s", tt.ip, has)
+			}
+			return nil
+		})
+		if i == 1 {
+			x.seenAs(g, x.host.Outside.Addr6, tt.address)
+		} else {
+			x.in(g.Node, "ping -n -c 1 -W 5 2001:db8:113::2")
+		}
+		n.gone()
+		g.Unplug()
+	}
 }
 
 // Guests in NAT have the addresses that Xen's own script gives them, by DHCP or
