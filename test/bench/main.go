@@ -37,13 +37,14 @@ type scale struct {
 	loadSeconds     int // of DHCP or DNS load per figure
 	halvings        int // of the interval in which the highest rate is sought
 	queryRounds     int // of DNS load
+	rpcRounds       int // of commands of libvirt's clients
 }
 
 var (
 	fullScale = scale{batch: 10, batches: 10, many: 1000, fewStarted: 50, boots: 5, bigBoots: 2, leases: 3, vifs: 30, rounds: 9, seconds: 1,
-		loadSeconds: 5, halvings: 3, queryRounds: 7}
+		loadSeconds: 5, halvings: 3, queryRounds: 7, rpcRounds: 11}
 	quickScale = scale{batch: 5, batches: 2, many: 100, fewStarted: 10, boots: 2, bigBoots: 1, leases: 1, vifs: 5, rounds: 1, seconds: 1,
-		loadSeconds: 2, halvings: 1, queryRounds: 1}
+		loadSeconds: 2, halvings: 1, queryRounds: 1, rpcRounds: 1}
 )
 
 // parts are what can be measured, in order.
@@ -61,6 +62,7 @@ var parts = []struct {
 	{"dns", (*bench).dns},
 	{"crowd", (*bench).crowd},
 	{"vif", (*bench).vif},
+	{"rpc", (*bench).rpc},
 }
 
 func main() {
