@@ -138,6 +138,11 @@ func (d *driver) fromXML(function, permission string, flagged bool,
 		if err := allowed(c, engine.Info{}, permission); err != nil {
 			return err
 		}
+		if flags&flagValidate != 0 {
+			if err := netdef.ValidateNetwork([]byte(xml)); err != nil {
+				return err
+			}
+		}
 		i, err := do(d.networks, c, []byte(xml))
 		if err == nil {
 			writeNetwork(c.Out, i)

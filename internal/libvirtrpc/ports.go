@@ -117,6 +117,11 @@ func (d *driver) createPort(c *dispatch.Call) error {
 	if err != nil {
 		return err
 	}
+	if flags&flagValidatePort != 0 {
+		if err := netdef.ValidatePort([]byte(xml)); err != nil {
+			return err
+		}
+	}
 	def, err := netdef.ParsePort([]byte(xml))
 	if err != nil {
 		return err

@@ -34,6 +34,11 @@ var files = map[string]string{
 		<dnsmasq:options><dnsmasq:option value='no-hosts'/></dnsmasq:options></network>`,
 	"metadata": `<network><name>metadata</name><metadata><a:thing xmlns:a='http://a.test/1'>text<a:in/></a:thing></metadata><ip address='192.168.62.1' prefix='24'/></network>`,
 
+	"extra":        `<network><name>extra</name><foo/></network>`,
+	"extraattr":    `<network><name>extra</name><ip address='192.168.63.1' prefix='24' foo='1'/></network>`,
+	"extradeep":    `<network><name>extra</name><ip address='192.168.63.1' prefix='24'><dhcp><host mac='52:54:00:63:00:01' ip='192.168.63.4' foo='x'/></dhcp></ip></network>`,
+	"extratext":    `<network><name>extra</name>text</network>`,
+	"extraport":    "<networkport><uuid>d54df46f-1ab5-4a22-8618-4560ef5fac2d</uuid>" + ownerXML + "<mac address='52:54:00:63:00:01'/><foo/></networkport>",
 	"clash-uuid":   `<network><name>other</name><uuid>5f3c1f4e-8a3b-4c7b-9f0e-2c2b3a1d4e5f</uuid></network>`,
 	"clash-name":   `<network><name>routed</name><uuid>5f3c1f4e-8a3b-4c7b-9f0e-2c2b3a1d4e50</uuid></network>`,
 	"clash-bridge": `<network><name>other</name><bridge name='virbr50'/></network>`,

@@ -65,6 +65,8 @@ var steps = [][]step{
 		"net-define @noroot", "net-define /tmp/missing.xml", "net-define", "net-define @plain --validate", "net-create @clash-uuid", "net-create @clash-name", "net-create @clash-bridge", "net-create @noroot",
 		"net-create /tmp/missing.xml", "net-create @broken", "net-define @broken", "net-define @unknown", "net-dumpxml unknown", "net-undefine unknown"),
 	defineRefused(),
+	same("net-define @extra --validate", "net-define @extraattr --validate", "net-create @extradeep --validate", "net-define @extratext --validate",
+		"net-create @noroot --validate", "net-define @groups --validate", "net-define @dual --validate", "net-define @options --validate", "net-undefine options"),
 	everywhere("net-dumpxml %s", "lan", "Backup", "plain", "bare", "routed", "open", "dual", "guest", "groups", "metadata"),
 	same("net-dumpxml lan --inactive", "net-dumpxml lan --xpath //ip", "net-dumpxml dual --xpath //host/@ip", "net-dumpxml lan --xpath //ip --wrap", "net-dumpxml lan --xpath //nope",
 		"net-dumpxml lan --xpath ///"),
@@ -128,7 +130,7 @@ var steps = [][]step{
 		"net-update taken add dns-txt \"<txt name='a' value='b'/>\"", "net-dumpxml taken", "net-create @passing", "net-update passing add dns-txt \"<txt name='a' value='b'/>\" --config",
 		"net-destroy passing", "net-dumpxml lan", "net-dumpxml lan --inactive"),
 	// Ports.
-	same("net-port-list lan", "net-port-create lan @port", "net-port-create lan @port-limit", "net-port-create lan @port-alone", "net-port-list lan --uuid", "net-port-list lan --table",
+	same("net-port-list lan", "net-port-create lan @extraport --validate", "net-port-create lan @port", "net-port-create lan @port-limit", "net-port-create lan @port-alone", "net-port-list lan --uuid", "net-port-list lan --table",
 		"net-port-dumpxml lan 11111111-aaaa-4aaa-8aaa-000000000001", "net-port-dumpxml lan 11111111-aaaa-4aaa-8aaa-000000000002", "net-port-dumpxml lan 11111111-aaaa-4aaa-8aaa-000000000004",
 		"net-port-dumpxml lan 11111111-aaaa-4aaa-8aaa-000000000001 --xpath //mac", "net-port-create groups @port-group", "net-port-dumpxml groups 11111111-aaaa-4aaa-8aaa-000000000003",
 		"net-port-create groups @port", "net-port-dumpxml groups 11111111-aaaa-4aaa-8aaa-000000000001", "net-dumpxml lan", "net-dumpxml groups",

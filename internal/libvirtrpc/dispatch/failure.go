@@ -22,7 +22,7 @@ const errorLevel = 2
 // domains says which part of libvirt errors of a code come from, if not from
 // the driver.
 var domains = map[netdef.Code]int32{
-	netdef.ErrRPC: domainRPC, netdef.ErrXMLDetail: domainXML,
+	netdef.ErrRPC: domainRPC, netdef.ErrXMLDetail: domainXML, netdef.ErrXMLInvalidSchema: domainXML,
 	netdef.ErrAuthFailed: domainPolkit, netdef.ErrAuthCancelled: domainPolkit, netdef.ErrAuthUnavailable: domainPolkit,
 }
 

@@ -1,0 +1,150 @@
+package netdef
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+)
+
+// shape is what an element may have in libvirt's schema: which attributes, which
+// elements, whether text. What the values may be is left to the parser, whose
+// errors are plainer.
+type shape struct {
+	attrs    []string
+	children map[string]child
+	needs    string // an element that has to be there
+	text     bool
+	any      bool // whatever it holds is somebody else's
+	// silent says that libvirt's message does not go into the element: the schema
+	// has several forms of it, none of which is the one that was meant.
+	silent bool
+}
+
+type child struct {
+	*shape
+	many bool
+}
+
+// of is a shape with attributes, by their names with blanks between them, and
+// children.
+func of(attrs string, children ...map[string]child) *shape {
+	s := &shape{attrs: strings.Fields(attrs), children: map[string]child{}}
+	for _, c := range children {
+		for name, child := range c {
+			s.children[name] = child
+		}
+	}
+	return s
+}
+
+// one is a child that may be there once, many one that may be there often.
+func one(name string, s *shape) map[string]child  { return map[string]child{name: {s, false}} }
+func many(name string, s *shape) map[string]child { return map[string]child{name: {s, true}} }
+
+var (
+	textShape      = &shape{text: true}
+	bandwidthShape = of("classID", one("inbound", of("average peak burst floor")), one("outbound", of("average peak burst")))
+	vlanShape      = of("trunk", many("tag", of("id nativeMode")))
+	vportShape     = of("type", one("parameters", of("managerid typeid typeidversion instanceid profileid interfaceid")))
+	pciAttrs       = "type domain bus slot function multifunction"
+	leaseShape     = of("expiry unit")
+	driverShape    = of("name model")
+)
+
+// networkShape and portShape are libvirt's schemas network.rng and networkport.rng.
+var (
+	networkShape = func() *shape {
+		forward := of("dev mode managed",
+			one("driver", driverShape),
+			one("nat", of("ipv6", one("address", of("start end")), one("port", of("start end")))),
+			many("interface", of("dev connections")), many("address", of(pciAttrs+" connections")), many("pf", of("dev")))
+		forward.silent = true
+		s := of("ipv6 trustGuestRxFilters connections",
+			one("name", textShape), one("uuid", textShape), one("title", textShape), one("description", textShape),
+			one("metadata", &shape{any: true}), one("forward", forward),
+			one("bridge", of("name zone stp delay macTableManager")), one("mtu", of("size")), one("mac", of("address")),
+			one("domain", of("name localOnly register")),
+			one("dns", of("enable forwardPlainNames", many("forwarder", of("addr domain port")), many("txt", of("name value")),
+				many("srv", of("name service protocol domain target port priority weight")), many("host", of("ip", many("hostname", textShape))))),
+			one("vlan", vlanShape), one("bandwidth", bandwidthShape), one("port", of("isolated")),
+			many("ip", of("family address netmask prefix localPtr", one("tftp", of("root")),
+				one("dhcp", of("", many("range", of("start end", one("lease", leaseShape))),
+					many("host", of("id mac name ip", one("lease", leaseShape))), one("bootp", of("file server")))))),
+			many("route", of("family address netmask prefix gateway metric")), one("virtualport", vportShape),
+			many("portgroup", of("name default trustGuestRxFilters", one("virtualport", vportShape), one("vlan", vlanShape), one("bandwidth", bandwidthShape))),
+			one(dnsmasqSpace+" options", of("", many(dnsmasqSpace+" option", of("value")))))
+		s.needs = "name"
+		return s
+	}()
+	portShape = of("",
+		one("uuid", textShape), one("owner", of("", one("name", textShape), one("uuid", textShape))), one("group", textShape),
+		one("mac", of("address")), one("virtualport", vportShape), one("bandwidth", bandwidthShape), one("vlan", vlanShape),
+		one("port", of("isolated")), one("rxfilters", of("trustGuest")),
+		one("plug", of("type bridge macTableManager dev mode managed", one("driver", driverShape), one("address", of(pciAttrs)))))
+)
+
+// ValidateNetwork refuses a definition with elements or attributes that libvirt's
+// schema does not know, which Parse passes over. One that cannot be read at all
+// is left to Parse.
+func ValidateNetwork(data []byte) error { return validate(data, "network", networkShape) }
+
+// ValidatePort is ValidateNetwork for a port.
+func ValidatePort(data []byte) error { return validate(data, "networkport", portShape) }
+
+func validate(data []byte, name string, s *shape) error {
+	root, err := parseDocument(data, "")
+	if err != nil || root.name != name || root.space != "" {
+		return nil
+	}
+	why := s.refuse(root)
+	if why == nil {
+		return nil
+	}
+	// libvirt validates with libxml, whose messages begin with the innermost reason.
+	lines := append([]string{"Unable to validate doc against /usr/share/libvirt/schemas/" + name + ".rng"}, why...)
+	return Errorf(ErrXMLInvalidSchema, "%s", strings.Join(lines, "\n")+"\n")
+}
+
+// refuse says what is wrong with an element, from the inside out.
+func (s *shape) refuse(e *element) []string {
+	if s.any {
+		return nil
+	}
+	for _, a := range e.attrs {
+		if !a.declares() && (a.prefix != "" || !slices.Contains(s.attrs, a.name)) {
+			return []string{"Invalid attribute " + a.name + " for element " + e.name}
+		}
+	}
+	seen := map[string]bool{}
+	for _, c := range e.content {
+		if c.child == nil {
+			if !s.text && len(bytes.TrimSpace(c.text)) > 0 {
+				return []string{"Element " + e.name + " has extra content: text"}
+			}
+			continue
+		}
+		key := c.child.name
+		if c.child.space != "" {
+			key = c.child.space + " " + key
+		}
+		known, ok := s.children[key]
+		if !ok {
+			return []string{"Element " + e.name + " has extra content: " + c.child.name}
+		}
+		within := []string{"Extra element " + c.child.name + " in interleave", "Element " + e.name + " failed to validate content"}
+		if seen[key] && !known.many {
+			return within
+		}
+		seen[key] = true
+		if why := known.refuse(c.child); why != nil {
+			if known.silent {
+				why = nil
+			}
+			return append(why, within...)
+		}
+	}
+	if s.needs != "" && !seen[s.needs] {
+		return []string{"Expecting an element " + s.needs + ", got nothing", "Invalid sequence in interleave", "Element " + e.name + " failed to validate content"}
+	}
+	return nil
+}
