@@ -15,6 +15,7 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(doc))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		ValidateNetwork(data)
 		n, err := Parse(data)
 		if err != nil {
 			if err.Error() == "" {
@@ -30,6 +31,9 @@ func FuzzParse(f *testing.F) {
 		}
 		if second := again.Format(FormatOptions{}); second != first {
 			t.Fatalf("first\n%s\nthen\n%s", first, second)
+		}
+		if err := ValidateNetwork([]byte(first)); err != nil && n.Name != "" {
+			t.Fatalf("%v\n%s", err, first)
 		}
 		if now := again.Validate(); (now == nil) != (valid == nil) {
 			t.Fatalf("validity was %v, is %v\n%s", valid, now, first)
@@ -50,6 +54,9 @@ func FuzzParsePort(f *testing.F) {
 			return
 		}
 		first := p.Format()
+		if err := ValidatePort([]byte(first)); err != nil {
+			t.Fatalf("%v\n%s", err, first)
+		}
 		again, err := ParsePort([]byte(first))
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, first)
