@@ -189,15 +189,15 @@ func (w network) from(h network) []Step {
 }
 
 // removal lists what takes a network from libvirtd.
-func (h network) removal() []Step {
+func (w network) removal() []Step {
 	var steps []Step
 	step := func(a Action) {
-		steps = append(steps, Step{Network: h.name, Action: a, in: remote.Network{Name: h.name, UUID: h.id}})
+		steps = append(steps, Step{Network: w.name, Action: a, in: remote.Network{Name: w.name, UUID: w.id}})
 	}
-	if h.active {
+	if w.active {
 		step(Stop)
 	}
-	if h.config != "" {
+	if w.config != "" {
 		step(Undefine)
 	}
 	return steps
