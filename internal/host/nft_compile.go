@@ -205,7 +205,7 @@ func (c *nftCompiler) expr(e hoststate.Expr) error {
 	case hoststate.CTState:
 		return c.ctState(e)
 	case hoststate.SYN:
-		return c.syn()
+		return c.syn(e)
 	case hoststate.ClampMSS:
 		c.emit(nftClampMSS()...)
 	case hoststate.InSet:

@@ -376,7 +376,7 @@ func (r *termReader) compared(f hoststate.Field, prefixBytes int) (hoststate.Exp
 		return nil, none, false
 	}
 	if f == fieldTCPFlags {
-		return hoststate.SYN{}, none, isOpening(mask, cmp)
+		return hoststate.SYN{Not: not}, none, isOpening(mask, cmp)
 	}
 	if isAddress(f) {
 		p, ok := prefixOf(cmp.Data, mask, prefixBytes, int(nftLoads[f].size))

@@ -85,7 +85,7 @@ func drawRule(t *rapid.T, family hoststate.Family) hoststate.Rule {
 		},
 		func() hoststate.Expr { return hoststate.VMap{Fields: fields(), Map: name.Draw(t, "map")} },
 		func() hoststate.Expr { return hoststate.Update{Fields: fields(), Set: name.Draw(t, "set")} },
-		func() hoststate.Expr { return hoststate.SYN{} },
+		func() hoststate.Expr { return hoststate.SYN{Not: not.Draw(t, "not")} },
 		func() hoststate.Expr { return hoststate.ClampMSS{} },
 		func() hoststate.Expr { return hoststate.Counter{} },
 		func() hoststate.Expr { return hoststate.Mark{Bits: rapid.Uint32().Draw(t, "bits")} },

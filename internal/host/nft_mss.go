@@ -17,26 +17,27 @@ const (
 )
 
 // nftOpening is the comparison that makes hoststate.SYN of the flags.
-func nftOpening() (*expr.Bitwise, *expr.Cmp) {
+func nftOpening(not bool) (*expr.Bitwise, *expr.Cmp) {
 	mask := &expr.Bitwise{
 		SourceRegister: nftRegister(0), DestRegister: nftRegister(0), Len: 1,
 		Mask: []byte{tcpSYN | tcpRST}, Xor: []byte{0},
 	}
-	return mask, equals([]byte{tcpSYN}, false)
+	return mask, equals([]byte{tcpSYN}, not)
 }
 
-func (c *nftCompiler) syn() error {
+func (c *nftCompiler) syn(e hoststate.SYN) error {
 	if err := c.load(fieldTCPFlags); err != nil {
 		return err
 	}
-	mask, compare := nftOpening()
+	mask, compare := nftOpening(e.Not)
 	c.emit(mask, compare)
 	return nil
 }
 
-// isOpening reports whether the flags, masked and compared so, are those of a SYN.
+// isOpening reports whether the flags, masked and compared so, are those of a
+// SYN, or not.
 func isOpening(mask []byte, compare *expr.Cmp) bool {
-	wantMask, want := nftOpening()
+	wantMask, want := nftOpening(compare.Op == expr.CmpOpNeq)
 	return bytes.Equal(mask, wantMask.Mask) && compare.Op == want.Op && bytes.Equal(compare.Data, want.Data)
 }
 

@@ -20,11 +20,15 @@ type ended struct {
 
 // withdrawn lists what the operations no longer let through. A rule with a
 // verdict that goes takes its permission with it, unless another that comes
-// or stays lets the same through; one that lets part of it through leaves that part.
+// or stays lets the same through; one that lets part of it through leaves that
+// part. A rule that comes and refuses guests what is for them ends connections
+// that others began; what is still permitted of these is begun anew by its next
+// packet.
 func withdrawn(ops []hoststate.Op) []ended {
 	now := rulesAfter(ops)
 	var list []ended
 	for _, op := range ops {
+		list = append(list, closed(op)...)
 		old, ok := op.Old.(hoststate.Chain)
 		if !ok || old.Table.Family == hoststate.BridgeFamily || old.Table.Family == hoststate.ARPFamily || old.Hook != nil || translates(old) || op.New == nil && unjudged(ops, old) {
 			continue
@@ -39,6 +43,58 @@ func withdrawn(ops []hoststate.Op) []ended {
 		}
 	}
 	return list
+}
+
+// closed are the guests that a chain refuses to let others reach, and of whom it
+// said something else before.
+func closed(op hoststate.Op) []ended {
+	before, changes := op.Old.(hoststate.Chain)
+	after, stays := op.New.(hoststate.Chain)
+	if !changes || !stays {
+		return nil
+	}
+	var list []ended
+	for _, r := range after.Rules {
+		if guest, refuses := refusal(r); refuses && !slices.Equal(about(before, guest), about(after, guest)) {
+			list = append(list, ended{prefix: guest, begun: true})
+		}
+	}
+	return list
+}
+
+// about are the conditions and verdicts of a chain's rules for a destination.
+func about(c hoststate.Chain, guest netip.Prefix) []string {
+	var list []string
+	for _, r := range c.Rules {
+		if len(r) == 0 {
+			continue
+		}
+		if to, ok := r[0].(hoststate.Destination); ok && to.Prefix == guest {
+			for _, e := range r {
+				list = append(list, e.Text())
+			}
+		}
+	}
+	return list
+}
+
+// refusal is the destination that a rule refuses, if it asks for nothing else.
+func refusal(r hoststate.Rule) (netip.Prefix, bool) {
+	if len(r) < 2 {
+		return netip.Prefix{}, false
+	}
+	to, ok := r[0].(hoststate.Destination)
+	if !ok || to.Not {
+		return netip.Prefix{}, false
+	}
+	for _, e := range r[1:] {
+		switch e.(type) {
+		case hoststate.Counter, hoststate.Reject, hoststate.Because:
+		default:
+			return netip.Prefix{}, false
+		}
+	}
+	return to.Prefix, true
 }
 
 // rulesAfter are the rules of the chains that operations make or change. A

@@ -163,11 +163,17 @@ func (e DPort) Text() string {
 	return fmt.Sprintf("th dport %d-%d", e.First, e.Last)
 }
 
-// SYN matches the two segments that open a TCP connection, one of each side.
-type SYN struct{}
+// SYN matches the two segments that open a TCP connection, one of each side, or
+// all others.
+type SYN struct{ Not bool }
 
 // Text implements Expr.
-func (SYN) Text() string { return "tcp flags syn / syn,rst" }
+func (e SYN) Text() string {
+	if e.Not {
+		return "tcp flags != syn / syn,rst"
+	}
+	return "tcp flags syn / syn,rst"
+}
 
 // ClampMSS lowers the largest segment that a SYN asks for (RFC 9293, 3.7.1) to
 // what the routes of both directions carry. It never raises it.

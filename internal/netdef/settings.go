@@ -24,6 +24,8 @@ type Settings struct {
 	// Exempt are connections of guests that keep the guest's address where the
 	// network translates addresses.
 	Exempt []Exemption
+	// Inbound is who may begin connections to guests from outside.
+	Inbound []Inbound
 	// Backend is who serves the guests: "viaduct", "dnsmasq", or "" for whom the
 	// host's admin has chosen.
 	Backend string
@@ -71,6 +73,10 @@ var settingElements = map[string]func(r *reader, e *element, s *Settings){
 	},
 	"services": func(r *reader, e *element, s *Settings) {
 		s.Backend = r.choice(e, "backend", BackendViaduct, BackendDnsmasq)
+	},
+	"inbound": func(r *reader, e *element, s *Settings) {
+		s.Inbound = append(s.Inbound, r.inbound(e))
+		r.refuse(len(s.Inbound) > fewElements, e, ErrXML, "more than %d <inbound> elements in network '%s'", fewElements, r.network)
 	},
 	"exempt": func(r *reader, e *element, s *Settings) {
 		s.Exempt = append(s.Exempt, Exemption{Source: r.prefix(e, "source"), Destination: r.prefix(e, "destination")})
@@ -125,6 +131,11 @@ func (n *Network) checkSettings() *Error {
 		return Errorf(ErrConfigUnsupported, "the ports of network '%s' cannot be routed with forward mode '%s'", n.Name, n.Forward.Mode)
 	case s.Routed && len(n.IPs) > 0:
 		return Errorf(ErrConfigUnsupported, "<ip> in network '%s' has no meaning, since its ports are routed: each has a gateway of its own", n.Name)
+	}
+	if err := n.checkInbound(s); err != nil {
+		return err
+	}
+	switch {
 	case s.Answer == "":
 	case s.Routed:
 		return Errorf(ErrConfigUnsupported, "<answer> in network '%s' has no meaning, since its ports are routed: each says where it is answered for", n.Name)

@@ -94,3 +94,30 @@ func TestRoutedPortsRefuse(t *testing.T) {
 		}
 	}
 }
+
+func TestInbound(t *testing.T) {
+	const ip = "<bridge name='virbr7'/><ip address='192.0.2.1' prefix='24'/>"
+	for _, c := range []struct{ element, rest, err string }{
+		{"<v:inbound to='192.0.2.9' from='198.51.100.0/24' protocol='tcp' port='22'/>", "<forward mode='route'/>" + ip, ""},
+		{"<v:inbound to='192.0.2.16/28' protocol='udp' port='5000-5010'/>", "<forward mode='nat'/>" + ip, ""},
+		{"<v:inbound to='192.0.2.9' allow='no'/>", "<forward mode='route'/>" + ip, ""},
+		{"<v:ports layout='routed'/><v:inbound to='203.0.113.9'/>", "<forward mode='route'/>", ""},
+		{"<v:inbound from='198.51.100.0/24'/>", "<forward mode='route'/>" + ip, "'to'"},
+		{"<v:inbound to='192.0.3.9'/>", "<forward mode='route'/>" + ip, "192.0.3.9/32, which is in none"},
+		{"<v:inbound to='192.0.2.9'/>", ip, "<inbound> in network 'n' has no meaning"},
+		{"<v:inbound to='192.0.2.9' from='2001:db8::1'/>", "<forward mode='route'/>" + ip, "not of the same family"},
+		{"<v:inbound to='192.0.2.9' port='22'/>", "<forward mode='route'/>" + ip, "needs protocol"},
+		{"<v:inbound to='192.0.2.9' protocol='tcp' port='0'/>", "<forward mode='route'/>" + ip, "'0'"},
+		{"<v:inbound to='192.0.2.9' protocol='tcp' port='9-8'/>", "<forward mode='route'/>" + ip, "'9-8'"},
+		{"<v:inbound to='192.0.2.9' protocol='gre'/>", "<forward mode='route'/>" + ip, "gre"},
+		{"<v:inbound to='192.0.2.9' allow='no' protocol='tcp'/>", "<forward mode='route'/>" + ip, "both allow='no'"},
+	} {
+		n, err := Parse([]byte("<network><name>n</name><metadata><v:settings xmlns:v='urn:viaduct:settings:1'>" + c.element + "</v:settings></metadata>" + c.rest + "</network>"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = n.Validate(); (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%s: error %v, want %q", c.element, err, c.err)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 const (
 	dropOut      = "not allowed out"
 	dropIn       = "not allowed in"
+	dropInbound  = "not in the guest's inbound settings"
 	dropClosed   = "DNS of this network only"
 	dropSTP      = "spanning tree"
 	dropLoop     = "loop"
@@ -28,8 +29,8 @@ func dropped(reason string, matches ...hoststate.Expr) hoststate.Rule {
 }
 
 // refused makes a rule that drops, counts and tells the sender.
-func refused(reason string) hoststate.Rule {
-	return rule(hoststate.Counter{}, hoststate.Reject{}, hoststate.Because{Reason: reason})
+func refused(reason string, matches ...hoststate.Expr) hoststate.Rule {
+	return append(matches, hoststate.Counter{}, hoststate.Reject{}, hoststate.Because{Reason: reason})
 }
 
 // The chains whose rules drop. All have fixed names, so that their counters are

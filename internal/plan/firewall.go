@@ -233,6 +233,7 @@ func leavingRules(n *netdef.Network) []hoststate.Rule {
 	rules := []hoststate.Rule{accepted(hoststate.Accept, hoststate.OutIface{Name: n.Bridge.Name})}
 	if n.Forward.Mode != netdef.ModeNone {
 		rules = append(rules, clampMSS)
+		rules = append(rules, answersOnly(n)...)
 		for _, net := range subnets(n) {
 			r := rule(hoststate.Source{Prefix: net})
 			if dev := n.Forward.Dev(); dev != "" {
@@ -258,6 +259,7 @@ func enteringRules(n *netdef.Network) []hoststate.Rule {
 	var rules []hoststate.Rule
 	if n.Forward.Mode != netdef.ModeNone {
 		rules = append(rules, clampMSS)
+		rules = append(rules, inboundRules(n)...)
 		for _, net := range subnets(n) {
 			var r hoststate.Rule
 			if dev := n.Forward.Dev(); dev != "" {
