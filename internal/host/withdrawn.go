@@ -28,7 +28,8 @@ func withdrawn(ops []hoststate.Op) []ended {
 	now := rulesAfter(ops)
 	var list []ended
 	for _, op := range ops {
-		list = append(list, closed(op)...)
+		shut := closed(op)
+		list = append(list, shut...)
 		old, ok := op.Old.(hoststate.Chain)
 		if !ok || old.Table.Family == hoststate.BridgeFamily || old.Table.Family == hoststate.ARPFamily || old.Hook != nil || translates(old) || op.New == nil && unjudged(ops, old) {
 			continue
@@ -37,7 +38,11 @@ func withdrawn(ops []hoststate.Op) []ended {
 			if !permits(r) || slices.ContainsFunc(now, func(n hoststate.Rule) bool { return len(missing(n, r)) == 0 }) {
 				continue
 			}
-			for _, p := range prefixesIn(r) {
+			ends := prefixesIn(r)
+			if slices.ContainsFunc(shut, func(e ended) bool { return slices.Contains(ends, e.prefix) }) {
+				continue
+			}
+			for _, p := range ends {
 				list = append(list, remains(now, r, p))
 			}
 		}

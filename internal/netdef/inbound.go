@@ -13,7 +13,9 @@ import (
 //
 // Guests whose addresses are named by one or more are reached by nothing else,
 // but for answers to what they begin themselves. Others are reached as the
-// forward mode says.
+// forward mode says. Where the kernel has tracked no connections before, it does
+// not know who began those that there are: TCP connections of guests that are
+// named then end with the first such element.
 type Inbound struct {
 	To netip.Prefix // the guests
 	// From is who may begin; an invalid one stands for anybody.

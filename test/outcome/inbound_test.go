@@ -65,7 +65,9 @@ func TestInbound(t *testing.T) {
 	apply(`<viaduct:inbound to='` + oneAddr.String() + `' allow='no'/>`)
 	s.cannotReach(outside, at(oneAddr, 0))
 	for name, flow := range map[string]*lab.Flow{"from the guest": outward, "to another guest": bystander} {
-		s.must(flow.Await(s.context(), 1<<20))
+		if err := arrives(t, flow, 1<<20, 30*time.Second); err != nil {
+			t.Errorf("the connection %s: %v", name, err)
+		}
 		if report := flow.Stop(); report.Err != nil {
 			t.Errorf("the connection %s: %v", name, report)
 		}
