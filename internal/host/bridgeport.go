@@ -155,12 +155,12 @@ func (l link) portVLANs(bridge string) hoststate.PortVLANs {
 	return hoststate.NewPortVLANs(l.name, bridge, vlanRanges(l.vlans)...)
 }
 
-// plainVLANs are those that a port is in when it joins the bridge.
-func (bridge link) plainVLANs(port string) hoststate.PortVLANs {
-	if bridge.pvid == 0 {
-		return hoststate.NewPortVLANs(port, bridge.name)
+// plainVLANs are those that a port is in when it joins the bridge that l is.
+func (l link) plainVLANs(port string) hoststate.PortVLANs {
+	if l.pvid == 0 {
+		return hoststate.NewPortVLANs(port, l.name)
 	}
-	return hoststate.NewPortVLANs(port, bridge.name, hoststate.VLANRange{First: bridge.pvid, Last: bridge.pvid, PVID: true, Untagged: true})
+	return hoststate.NewPortVLANs(port, l.name, hoststate.VLANRange{First: l.pvid, Last: l.pvid, PVID: true, Untagged: true})
 }
 
 // port finds a link that has to be a port of the bridge. Nothing of it is left

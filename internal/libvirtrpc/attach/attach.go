@@ -108,17 +108,24 @@ func (l *Libvirtd) sync(ctx context.Context, wanted []network, plan bool) ([]Ste
 	if err != nil || plan {
 		return steps, err
 	}
-	for i := range steps {
-		if err := steps[i].carryOut(c); err != nil {
+	var done []Step
+	left := map[string]bool{}
+	for _, s := range steps {
+		if left[s.Network] {
+			continue
+		}
+		if err := s.carryOut(c); err != nil {
 			var refused *remote.Error
 			if !errors.As(err, &refused) {
-				return steps[:i], netdef.Errorf(netdef.ErrOperationFailed, "cannot %s network '%s' in libvirtd: %w", steps[i].Action, steps[i].Network, err)
+				return done, netdef.Errorf(netdef.ErrOperationFailed, "cannot %s network '%s' in libvirtd: %w", s.Action, s.Network, err)
 			}
 			// The others do not suffer from one that libvirtd does not take.
-			steps[i].Action, steps[i].Reason = Leave, "libvirtd refuses it: "+refused.Message
+			left[s.Network] = true
+			s.Action, s.Reason = Leave, "libvirtd refuses it: "+refused.Message
 		}
+		done = append(done, s)
 	}
-	return steps, nil
+	return done, nil
 }
 
 // inventory reads what libvirtd has.
