@@ -44,12 +44,15 @@ const (
 	limitedOctets = 5e5
 )
 
+// davesAddr is one that xl is told of.
+const davesAddr = "192.168.50.200"
+
 // fourGuests: of guests that xl creates at once each gets its own address, and
 // they reach each other.
 func fourGuests(w *world) {
 	w.before = w.trace()
 	w.alice, w.bob = w.guest("alice", onLan(1)), w.guest("bob", onLan(2))
-	w.carol, w.dave = w.guest("carol", onLan(3, limited)), w.guest("dave", onLan(4))
+	w.carol, w.dave = w.guest("carol", onLan(3, limited)), w.guest("dave", onLan(4, "ip="+davesAddr))
 	all := []*guest{w.alice, w.bob, w.carol, w.dave}
 	w.create(all...)
 	by := map[string]*guest{}
@@ -59,6 +62,9 @@ func fourGuests(w *world) {
 			w.Errorf("%s and %s have the address %s", g.name, other.name, g.addr)
 		}
 		by[g.addr] = g
+	}
+	if w.dave.addr != davesAddr {
+		w.Errorf("dave has the address %s", w.dave.addr)
 	}
 	for i, g := range all {
 		g.reaches(all[(i+1)%len(all)].addr)

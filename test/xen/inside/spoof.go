@@ -1,0 +1,126 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// frame is an Ethernet frame by which a guest speaks as somebody.
+type frame struct {
+	what     string
+	from, to net.HardwareAddr
+	kind     uint16
+	payload  []byte
+}
+
+const (
+	kindIPv4 = 0x0800
+	kindARP  = 0x0806
+	kindIPv6 = 0x86dd
+
+	experiment = 253 // an IP protocol for experiments (RFC 3692)
+)
+
+// hex is the frame with its mark, by which it can be told from all others.
+func (f frame) hex(mark string) string {
+	b := append(append([]byte{}, f.to...), f.from...)
+	b = binary.BigEndian.AppendUint16(b, f.kind)
+	b = append(append(b, f.payload...), mark...)
+	for len(b) < 64 {
+		b = append(b, 0)
+	}
+	return hex.EncodeToString(b)
+}
+
+const markFormat = "viaduct frame no. %02d"
+
+// markLength is that of all marks.
+const markLength = 20
+
+// ip4 is a header of IPv4 (RFC 791) before a mark.
+func ip4(from, to string) []byte {
+	b := []byte{0x45, 0, 0, 20 + markLength, 0, 0, 0, 0, 64, experiment, 0, 0}
+	b = append(append(b, netip.MustParseAddr(from).AsSlice()...), netip.MustParseAddr(to).AsSlice()...)
+	sum := uint32(0)
+	for i := 0; i < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(b[10:], ^uint16(sum+sum>>16))
+	return b
+}
+
+// ip6 is a header of IPv6 (RFC 8200) before a mark.
+func ip6(from, to string) []byte {
+	b := []byte{0x60, 0, 0, 0, 0, markLength, experiment, 255}
+	return append(append(b, netip.MustParseAddr(from).AsSlice()...), netip.MustParseAddr(to).AsSlice()...)
+}
+
+// arp asks who has an address (RFC 826), and says who asks.
+func arp(mac net.HardwareAddr, addr string, to net.HardwareAddr, toAddr string) []byte {
+	b := []byte{0, 1, 8, 0, 6, 4, 0, 1}
+	b = append(append(b, mac...), netip.MustParseAddr(addr).AsSlice()...)
+	return append(append(b, to...), netip.MustParseAddr(toAddr).AsSlice()...)
+}
+
+// mac is the address of a guest's card.
+func (g *guest) mac() net.HardwareAddr {
+	a, err := net.ParseMAC(strings.TrimSpace(g.run("cat /sys/class/net/eth0/address")))
+	g.w.must(err)
+	return a
+}
+
+// lies has a guest send frames, of which the last alone is true, and fails the
+// step unless only this one is heard. What is heard
+// a listener says line by line.
+func (g *guest) lies(frames []frame, hear func(marks string) (heard func() string)) {
+	var marks, all []string
+	for i, f := range frames {
+		mark := fmt.Sprintf(markFormat, i)
+		marks, all = append(marks, hex.EncodeToString([]byte(mark))), append(all, f.hex(mark))
+	}
+	heard := hear(strings.Join(marks, " "))
+	g.run("agent frame eth0 " + strings.Join(all, " "))
+	said := heard()
+	for i, f := range frames {
+		want := i == len(frames)-1
+		if strings.Contains(said, "HEARD "+marks[i]) != want {
+			g.w.Errorf("%s: %s: heard: %v", g.name, f.what, !want)
+		}
+	}
+}
+
+// stranger is a MAC address that no guest has.
+var stranger = net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 0x77}
+
+// spoofing: a bridged guest whose address is known is heard by another guest as
+// itself, and not as anybody else.
+func spoofing(w *world) {
+	w.dave.liesTo(w.bob)
+}
+
+// liesTo is lies to another guest.
+func (g *guest) liesTo(to *guest) {
+	w := g.w
+	own, victim := g.mac(), to.mac()
+	g.lies([]frame{
+		{"another MAC", stranger, victim, kindIPv4, ip4(g.addr, to.addr)},
+		{"another IP", own, victim, kindIPv4, ip4(w.alice.addr, to.addr)},
+		{"another IPv6", own, victim, kindIPv6, ip6("fd00::77", "fd00::1")},
+		{"ARP of another IP", own, victim, kindARP, arp(own, "192.168.50.111", victim, to.addr)},
+		{"ARP of another MAC", own, victim, kindARP, arp(stranger, g.addr, victim, to.addr)},
+		{"itself", own, victim, kindIPv4, ip4(g.addr, to.addr)},
+	}, func(marks string) func() string {
+		c := to.start("agent hear eth0 " + marks)
+		c.until("HEARING")
+		return func() string {
+			said, err := c.wait()
+			w.must(err)
+			return said
+		}
+	})
+}
