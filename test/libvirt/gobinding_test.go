@@ -169,9 +169,13 @@ func TestGoLibvirt(t *testing.T) {
 	fails(err, golibvirt.ErrInvalidArg, fromNetwork, "invalid argument: unsupported flags (0x4) in function networkCreateXMLFlags")
 	_, err = l.NetworkDefineXML("<network><name>x</name>")
 	var e golibvirt.Error
-	if !errors.As(err, &e) || e.Code != uint32(golibvirt.ErrXMLDetail) || wire.last().Domain != fromXML {
+	if !errors.As(err, &e) || e.Code != uint32(golibvirt.ErrXMLDetail) || wire.last().Domain != fromNetwork {
 		t.Errorf("broken XML: %v, domain %d", err, wire.last().Domain)
 	}
+	_, err = l.NetworkDefineXML("<net/>")
+	fails(err, golibvirt.ErrXMLError, fromXML, "XML error: expecting root element of 'network', not 'net'")
+	_, err = l.NetworkDefineXML("<network><name>x</name><ip address='192.168.5.1' prefix='24'><dhcp><range start='192.168.5.9' end='192.168.5.2'/></dhcp></ip></network>")
+	fails(err, golibvirt.ErrInternalError, fromNowhere, "internal error: range 192.168.5.9 - 192.168.5.2 is reversed ")
 	_, err = l.NetworkDefineXML("<network><name>x</name><forward mode='nat'/></network>")
 	fails(err, golibvirt.ErrXMLError, fromNetwork,
 		"XML error: nat forwarding requested, but no IP address provided for network 'x'")

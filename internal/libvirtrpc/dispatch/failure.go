@@ -11,6 +11,7 @@ import (
 
 // The parts of libvirt that errors come from (virErrorDomain).
 const (
+	domainNone   = 0
 	domainXML    = 5
 	domainRPC    = 7
 	domainPolkit = 60
@@ -22,8 +23,20 @@ const errorLevel = 2
 // domains says which part of libvirt errors of a code come from, if not from
 // the driver.
 var domains = map[netdef.Code]int32{
-	netdef.ErrRPC: domainRPC, netdef.ErrXMLDetail: domainXML, netdef.ErrXMLInvalidSchema: domainXML,
+	netdef.ErrRPC: domainRPC, netdef.ErrXMLInvalidSchema: domainXML,
 	netdef.ErrAuthFailed: domainPolkit, netdef.ErrAuthCancelled: domainPolkit, netdef.ErrAuthUnavailable: domainPolkit,
+}
+
+// utilities are errors that libvirt's utilities make, whoever uses them, by how
+// they begin. Most of these say that they come from no part of it.
+var utilities = []struct {
+	begin  string
+	domain int32
+}{
+	{"expecting root element of", domainXML}, {"invalid char in", domainXML},
+	{"range ", domainNone}, {"start of range ", domainNone}, {"end of range ", domainNone}, {"Network is already in use by interface ", domainNone},
+	{"Invalid value for attribute ", domainNone}, {"Missing mandatory average or floor ", domainNone},
+	{"floor attribute is not supported ", domainNone}, {"invalid \"trunk=", domainNone}, {"unknown virtualport type ", domainNone},
 }
 
 // noSupport refuses a function of libvirt's API that the driver does not have.
@@ -70,6 +83,11 @@ func encodeFailure(err error, domain int32) []byte {
 	}
 	if d, ok := domains[known.Code]; ok {
 		domain = d
+	}
+	for _, u := range utilities {
+		if strings.HasPrefix(known.Detail, u.begin) {
+			domain = u.domain
+		}
 	}
 	var foreign *noSupport
 	var protocol *fromRPC

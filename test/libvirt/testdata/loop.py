@@ -29,14 +29,11 @@ def check(what, got, want):
 
 
 def refused(call, code, domain, message):
-    """The call fails with libvirt's error, and in its words. A domain of None is
-    any: some of libvirt's errors come from no part of it."""
+    """The call fails with libvirt's error, and in its words."""
     try:
         got = call()
     except libvirt.libvirtError as e:
-        check("error", (e.get_error_code(), e.get_error_message()), (code, message))
-        if domain is not None:
-            check("domain", e.get_error_domain(), domain)
+        check("error", (e.get_error_code(), e.get_error_domain(), e.get_error_message()), (code, domain, message))
         check("level", e.get_error_level(), libvirt.VIR_ERR_ERROR)
         return
     sys.exit("%r instead of: %s" % (got, message))

@@ -119,7 +119,7 @@ check("a network that stays", net.backend.isPersistent(), 1)
 
 # A mistake in the wizard: what was defined is taken back.
 clash = conn.networkDefineXML(wizard.replace("<name>network<", "<name>clash<").replace("fd00:100", "fd00:200"))
-refused(clash.create, libvirt.VIR_ERR_INTERNAL_ERROR, None,
+refused(clash.create, libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_NONE,
         "internal error: Network is already in use by interface " + bridge)
 clash.undefine()
 events.expect(("clash", "defined"), ("clash", "undefined"))
