@@ -36,6 +36,9 @@ type Settings struct {
 	// EnforceRate has the rate= of a Xen guest enforced in both directions by the
 	// host, beside what Xen's own driver makes of it for what the guest sends.
 	EnforceRate bool
+	// Pass lets what goes from port to port of a bridge of the host's past the
+	// firewalls of others, which see it where bridge-nf-call-iptables is set.
+	Pass bool
 	// Guard is that of all ports which have none of their own; nil for none.
 	Guard *Guard
 }
@@ -71,6 +74,7 @@ var settingElements = map[string]func(r *reader, e *element, s *Settings){
 	"rate": func(r *reader, e *element, s *Settings) {
 		s.EnforceRate = r.choice(e, "enforce", "no", "yes") == "yes"
 	},
+	"pass": func(_ *reader, _ *element, s *Settings) { s.Pass = true },
 	"services": func(r *reader, e *element, s *Settings) {
 		s.Backend = r.choice(e, "backend", BackendViaduct, BackendDnsmasq)
 	},
@@ -131,6 +135,8 @@ func (n *Network) checkSettings() *Error {
 		return Errorf(ErrConfigUnsupported, "the ports of network '%s' cannot be routed with forward mode '%s'", n.Name, n.Forward.Mode)
 	case s.Routed && len(n.IPs) > 0:
 		return Errorf(ErrConfigUnsupported, "<ip> in network '%s' has no meaning, since its ports are routed: each has a gateway of its own", n.Name)
+	case s.Pass && (n.Forward.Mode != ModeBridge || n.Bridge.Name == ""):
+		return Errorf(ErrConfigUnsupported, "<pass> in network '%s' has no meaning, since its guests are in no bridge of the host's", n.Name)
 	}
 	if err := n.checkInbound(s); err != nil {
 		return err

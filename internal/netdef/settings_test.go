@@ -82,6 +82,23 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
+func TestPass(t *testing.T) {
+	for rest, fits := range map[string]bool{
+		"<forward mode='bridge'/><bridge name='br0'/>": true, "<forward mode='bridge'><interface dev='eth0'/></forward>": false, "<bridge name='virbr0'/>": false,
+	} {
+		n, err := Parse([]byte(`<network><name>n</name><metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:pass/></v:settings></metadata>` + rest + `</network>`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := n.Settings(); err != nil || !s.Pass {
+			t.Errorf("settings are %+v, %v", s, err)
+		}
+		if err := n.Validate(); (err == nil) != fits {
+			t.Errorf("%s: %v", rest, err)
+		}
+	}
+}
+
 func TestRoutedPortsRefuse(t *testing.T) {
 	for _, rest := range []string{"<ip address='10.9.0.1' prefix='24'/>", "<forward mode='bridge'/><bridge name='br0'/>"} {
 		n, err := Parse([]byte(`<network><name>n</name><metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:ports layout='routed'/></v:settings></metadata>` +

@@ -154,6 +154,22 @@ func addFirewall(f *Fragment, n *netdef.Network, facts Facts) {
 	}
 }
 
+// addPassing lets what goes from port to port of a bridge of the host's past
+// foreign chains, if there are some. Networks on the same bridge share it.
+func addPassing(f *Fragment, bridge string, facts Facts) {
+	if len(facts.Passes) == 0 {
+		return
+	}
+	f.Shared.Add(baseFilter()...)
+	for _, p := range facts.Passes {
+		f.Shared.Add(p)
+	}
+	chain := filterChain("from_"+bridge, accepted(hoststate.Accept, hoststate.OutIface{Name: bridge}))
+	f.Shared.Add(chain, hoststate.Element{
+		Table: Filter, Set: mapFrom, Fields: []hoststate.Value{hoststate.IfName(bridge)}, Verdict: &hoststate.Verdict{Kind: hoststate.Jump, Chain: chain.Name},
+	})
+}
+
 // addServiceGuard closes the network's services to whoever was not accepted before.
 func addServiceGuard(f *Fragment, n *netdef.Network, facts Facts) {
 	closed := closedChain(n.Bridge.Name, dropped(dropClosed))

@@ -165,6 +165,9 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	addPortSettings(&f, n, facts.Ports)
 	addLimits(&f, n, facts.Ports)
 	if !own {
+		if settings.Pass {
+			addPassing(&f, n.Bridge.Name, facts)
+		}
 		addPortGuards(&f, n, facts.Ports, nil)
 		return f, nil
 	}

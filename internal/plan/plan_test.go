@@ -145,6 +145,9 @@ var networks = []struct {
 			}}}},
 			{Link: "vnet1", Guest: true, Def: netdef.Port{VLAN: &netdef.VLAN{Trunk: netdef.Yes, Tags: []netdef.VLANTag{{ID: 5, NativeMode: "tagged"}}}}},
 		}}},
+	{name: "bridge-pass", xml: head + `<metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:pass/></v:settings></metadata>
+		<forward mode='bridge'/><bridge name='br0'/></network>`,
+		facts: Facts{Passes: []hoststate.Pass{{Table: hoststate.TableRef{Family: hoststate.IPv4Family, Name: "filter"}, Chain: "FORWARD"}}}},
 	{name: "macvtap", xml: head + `<forward mode='private'><interface dev='eth0'/></forward></network>`,
 		facts: Facts{
 			Taps: []Tap{{

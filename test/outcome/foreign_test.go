@@ -121,6 +121,45 @@ func TestBesideForeignFirewalls(t *testing.T) {
 	}
 }
 
+// On a host that shows bridged frames to its firewall, guests on a bridge of the
+// host's own get through that firewall if their network says so, and only then.
+func TestHostsBridgeBesideForeignFirewall(t *testing.T) {
+	lab.Need(t, "iptables", "nft")
+	for _, f := range foreignFirewalls {
+		t.Run(f.name, func(t *testing.T) {
+			s := startSite(t)
+			_, outside := s.lan()
+			s.host.AddBridge("br0")
+			s.host.SetMaster("eth1", "br0")
+			s.host.SetSysctl("net.bridge.bridge-nf-call-iptables", "1")
+			for _, c := range f.rules {
+				s.mustRun(c...)
+			}
+			g := s.PlugGuest(s.host.Node, "br0", "one")
+			g.AddAddr("eth0", netip.MustParsePrefix("198.51.100.11/24"))
+			s.create(network("<forward mode='bridge'/><bridge name='br0'/>"))
+			s.cannotReach(g.Node, outside)
+			s.viaduct("net-destroy", "a")
+
+			passing := network("<metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:pass/></v:settings></metadata><forward mode='bridge'/><bridge name='br0'/>")
+			s.create(passing)
+			s.create(strings.Replace(passing, "<name>a</name>", "<name>b</name>", 1))
+			s.steadily(g.Node, outside)
+			s.viaduct("net-destroy", "b")
+			s.steadily(g.Node, outside)
+			for _, c := range f.flush {
+				s.mustRun(c...)
+			}
+			s.steadily(g.Node, outside)
+			s.viaduct("net-destroy", "a")
+			s.cannotReach(g.Node, outside)
+			if rules := s.mustRun("nft", "list", "ruleset"); strings.Contains(rules, "viaduct") {
+				t.Errorf("something of ours is left:\n%s", rules)
+			}
+		})
+	}
+}
+
 // A firewall that offers no place for others' rules is named.
 func TestBlockingFirewallIsNamed(t *testing.T) {
 	s := startSite(t)

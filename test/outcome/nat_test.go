@@ -3,6 +3,7 @@ package outcome
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"viaduct/internal/lab"
@@ -76,6 +77,24 @@ func TestNATPortsAndAddresses(t *testing.T) {
 		}
 		if seen.Addr() != addr("203.0.113.7") || seen.Port() < 5000 || seen.Port() > 5009 {
 			t.Errorf("outside sees %s by %s, want 203.0.113.7 and a port from 5000 to 5009", seen, network)
+		}
+	}
+}
+
+// Connections that are exempt from translation keep the guest's address, for
+// whoever knows the way back.
+func TestExemptFromTranslation(t *testing.T) {
+	s := startSite(t)
+	other := addr("203.0.113.99")
+	s.host.Outside.AddAddr("eth0", netip.PrefixFrom(other, 24))
+	s.host.Outside.AddRoute(netip.MustParsePrefix("192.168.50.0/24"), s.host.Addr)
+	s.create(strings.Replace(natXML("a", 50, ""), "<forward", `<metadata><v:settings xmlns:v='urn:viaduct:settings:1'>
+		<v:exempt destination='203.0.113.96/29'/></v:settings></metadata><forward`, 1))
+	g, lease := s.guest("virbr50", "one")
+	for to, want := range map[netip.Addr]netip.Addr{other: lease.Addr.Addr(), s.host.Outside.Addr: s.host.Addr} {
+		seen, err := g.Who(s.context(), "tcp", to)
+		if err != nil || seen.Addr() != want {
+			t.Errorf("%s sees %s, %v, want %s", to, seen, err, want)
 		}
 	}
 }
