@@ -12,7 +12,7 @@ import (
 const coverage = "../../docs/coverage.md"
 
 // covered are the first and the last row of docs/coverage.md.
-var covered = [2]int{109, 145}
+var covered = [2]int{1, 164}
 
 var (
 	// coverageRow is a line of a table: the row's number, what, how, where tested.
