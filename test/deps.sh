@@ -12,9 +12,10 @@ packages=(
   qemu-system-x86 ipxe-qemu cpio e2fsprogs zstd dbus-daemon
 )
 
-# Installed, systemd-resolved would take over the machine's resolv.conf, so it
-# is only unpacked; of Xen only the scripts are wanted, to compare with.
-unpacked=(systemd-resolved xen-utils-common)
+# Installed, systemd-resolved would take over the machine's resolv.conf and
+# ifupdown its network cards, so they are only unpacked; of Xen only the scripts
+# are wanted, to compare with.
+unpacked=(systemd-resolved xen-utils-common ifupdown)
 unpacked_to=/usr/local/lib/viaduct-test
 
 missing=()

@@ -128,6 +128,7 @@ func Run(ctx context.Context, c Config) error {
 		Dnsmasq:         plan.Dnsmasq{Dir: c.dnsmasqDir(), ResolvConf: c.ResolvConf, Always: c.Dnsmasq},
 		Default:         !c.NoDefault,
 		Hooks:           c.Hooks,
+		System:          hostFiles{},
 	})
 	if err := e.Run(ctx); err != nil {
 		if ctx.Err() != nil { // it was told to end before all was up

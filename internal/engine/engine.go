@@ -46,6 +46,9 @@ type Options struct {
 	Foreign func() []*netdef.Network
 	// Hooks are the administrator's programs for moments in networks' lives.
 	Hooks *hook.Runner
+	// System is the host's files and programs, for those who configure its
+	// network cards; nil if there are none.
+	System uplink.System
 }
 
 // Engine owns the networks of a host. Its methods may be called concurrently:

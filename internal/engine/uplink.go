@@ -113,6 +113,10 @@ func (e *Engine) CreateUplink(ctx context.Context, spec UplinkSpec) (UplinkRepor
 		return report, netdef.Errorf(netdef.ErrOperationFailed, "uplink %s was taken back: %w", spec.Bridge, err)
 	}
 	r.Phase = uplink.Kept
+	if r.Manager != uplink.Viaduct {
+		// From now on what the host has on the bridge is the manager's business.
+		r.Uplink.Held.Addresses, r.Uplink.Held.Routes = nil, nil
+	}
 	if spec.Confirm > 0 {
 		r.Phase, r.Within, r.Deadline = uplink.Awaiting, spec.Confirm, time.Now().Add(spec.Confirm)
 		report.Deadline = &r.Deadline
@@ -153,6 +157,9 @@ func (e *Engine) designUplink(ctx context.Context, spec UplinkSpec) (uplink.Reco
 	}
 	report.Manager = r.Manager
 	for _, edit := range r.Edits {
+		if edit.Once {
+			continue
+		}
 		report.Files = append(report.Files, UplinkFile{Path: edit.Path, Diff: edit.Diff()})
 	}
 	op := hoststate.Op{Verb: hoststate.Create, New: r.Uplink}
@@ -225,12 +232,34 @@ func orNone(nic string) string {
 
 // manageUplink finds out who configures the card and what is to be changed there.
 func (e *Engine) manageUplink(r *uplink.Record) error {
-	if r.Uplink.NIC == "" || r.Manager == uplink.Viaduct {
+	u := r.Uplink
+	if u.NIC == "" || e.System == nil {
 		r.Manager = uplink.Viaduct
+	}
+	if r.Manager == "" {
+		var err error
+		if r.Manager, err = uplink.Detect(e.System.Root(), e.card(u.NIC)); err != nil {
+			return errAs(netdef.ErrOperationFailed, err)
+		}
+	}
+	if r.Manager == uplink.Viaduct {
+		for _, a := range u.Held.Addresses {
+			if !a.Lasting() && a.Prefix.Addr().Is4() {
+				return netdef.Errorf(netdef.ErrOperationInvalid, "%s has %s by DHCP from a program that no known configuration has started: "+
+					"let ifupdown, systemd-networkd, NetworkManager, netplan or wicked configure it first", u.NIC, a.Prefix)
+			}
+		}
 		return nil
 	}
-	r.Manager = uplink.Viaduct
-	return nil
+	var err error
+	r.Edits, err = uplink.Plan(r.Manager, e.System.Root(), e.card(u.NIC), u.Bridge)
+	return errAs(netdef.ErrOperationInvalid, err)
+}
+
+// card is a link as managers know it.
+func (e *Engine) card(link string) uplink.Card {
+	l, _ := e.Host.Link(link)
+	return uplink.Card{Name: link, Index: l.Index, MAC: l.MAC.String()}
 }
 
 // needed notes who has to answer afterwards: those gateways that answer now, and
@@ -243,7 +272,7 @@ func (e *Engine) needed(ctx context.Context, spec UplinkSpec, r *uplink.Record, 
 			report.Notes = append(report.Notes, fmt.Sprintf("gateway %s does not answer now, so nobody can tell whether it does afterwards", gateway))
 			continue
 		}
-		r.Needed = append(r.Needed, gateway)
+		r.Needed, r.Gateways = append(r.Needed, gateway), append(r.Gateways, gateway)
 	}
 	if !spec.Peer.IsValid() {
 		return nil
@@ -262,17 +291,65 @@ func (e *Engine) makeUplink(ctx context.Context, r uplink.Record) error {
 	if err := e.Host.Apply(ctx, []hoststate.Op{{Verb: hoststate.Create, New: r.Uplink}}); err != nil {
 		return opError(err)
 	}
+	if err := e.handOver(ctx, r); err != nil {
+		return err
+	}
 	return e.answered(ctx, r, answerAfter)
 }
+
+// handOver has the manager take the bridge for the card.
+func (e *Engine) handOver(ctx context.Context, r uplink.Record) error {
+	for _, edit := range r.Edits {
+		if err := edit.Put(e.System, false, false); err != nil {
+			return err
+		}
+	}
+	return e.command(ctx, r, r.Uplink.NIC, r.Uplink.Bridge, false)
+}
+
+// settleLimit is how long a manager may take to configure a link.
+const settleLimit = 60 * time.Second
+
+// command has the manager take up its files. Whoever was a DHCP client of a link
+// on its behalf is one no more.
+func (e *Engine) command(ctx context.Context, r uplink.Record, from, to string, undo bool) error {
+	commands := uplink.Commands(r, undo)
+	if len(commands) == 0 {
+		return nil
+	}
+	for _, stopped := range e.System.StopClients(from) {
+		e.Log.Info("ended a DHCP client that has lost its link", "link", from, "client", stopped)
+	}
+	for _, argv := range commands {
+		if err := e.System.Run(ctx, argv); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	for {
+		done, err := uplink.Settled(r.Manager, e.System.Root(), e.card(to))
+		if done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not finish to configure %s", r.Manager, to)
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
+// lookAgain is how often a manager's files are read that say how far it is.
+const lookAgain = 50 * time.Millisecond
 
 // answered asks those who are needed, each until it answers.
 func (e *Engine) answered(ctx context.Context, r uplink.Record, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	gateways := r.Uplink.Held.Gateways()
 	for _, a := range r.Needed {
 		var err error
-		if slices.Contains(gateways, a) {
+		if slices.Contains(r.Gateways, a) {
 			err = e.Host.Neighbour(ctx, r.Uplink.Bridge, a)
 		} else {
 			err = e.Host.Echo(ctx, a)
@@ -290,8 +367,17 @@ func (e *Engine) unmakeUplink(ctx context.Context, r uplink.Record) error {
 		// What the host had on the card then it has now as its manager says.
 		r.Uplink.Held.Addresses, r.Uplink.Held.Routes = nil, nil
 	}
+	for _, edit := range r.Edits {
+		if err := edit.Put(e.System, true, true); err != nil {
+			return errAs(netdef.ErrOperationFailed, err)
+		}
+	}
 	if err := e.Host.Apply(ctx, []hoststate.Op{{Verb: hoststate.Delete, Old: r.Uplink}}); err != nil {
 		return opError(err)
+	}
+	if err := e.command(ctx, r, r.Uplink.Bridge, r.Uplink.NIC, true); err != nil {
+		// The card has what it had; its manager sees to it at the next start.
+		e.Log.Error("have the card's manager take it back", "manager", r.Manager, "nic", r.Uplink.NIC, "error", err)
 	}
 	if err := e.Store.DeleteUplink(r.Uplink.Bridge); err != nil {
 		return errAs(netdef.ErrInternal, err)
@@ -319,6 +405,11 @@ func (e *Engine) DeleteUplink(ctx context.Context, bridge string) error {
 	}
 	if len(others) > 0 {
 		return netdef.Errorf(netdef.ErrOperationInvalid, "bridge %s has other ports: %s", bridge, strings.Join(others, ", "))
+	}
+	for _, edit := range r.Edits {
+		if changed, err := edit.Changed(e.System); err != nil || changed {
+			return netdef.Errorf(netdef.ErrOperationInvalid, "%s was changed since the uplink was made: undo that, or change it all by hand and remove the record", edit.Path)
+		}
 	}
 	e.stopWaiting(bridge)
 	r.Phase = uplink.Leaving

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// context is how many lines a Diff shows around what differs.
-const context = 3
+// around is how many lines a Diff shows around what differs.
+const around = 3
 
 // Diff is the change as a unified diff of one hunk, for a person to read.
 func (e Edit) Diff() string {
@@ -22,8 +22,8 @@ func (e Edit) Diff() string {
 	if head == len(old) && head == len(new) {
 		return ""
 	}
-	from := max(head-context, 0)
-	oldEnd, newEnd := min(len(old)-tail+context, len(old)), min(len(new)-tail+context, len(new))
+	from := max(head-around, 0)
+	oldEnd, newEnd := min(len(old)-tail+around, len(old)), min(len(new)-tail+around, len(new))
 	var s strings.Builder
 	fmt.Fprintf(&s, "--- %s\n+++ %s\n@@ -%d,%d +%d,%d @@\n", nameOf(e.Old, e.Path), nameOf(e.New, e.Path),
 		min(from+1, len(old)), oldEnd-from, min(from+1, len(new)), newEnd-from)

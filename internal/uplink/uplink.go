@@ -35,8 +35,10 @@ type Record struct {
 	Uplink hoststate.Uplink `json:"uplink"`
 	// Edits are what was changed in the manager's files.
 	Edits []Edit `json:"edits,omitempty"`
-	// Needed are those who have to answer by the bridge.
-	Needed []netip.Addr `json:"needed,omitempty"`
+	// Needed are those who have to answer by the bridge, and of those the
+	// Gateways as neighbours, since not all answer a ping.
+	Needed   []netip.Addr `json:"needed,omitempty"`
+	Gateways []netip.Addr `json:"gateways,omitempty"`
 	// Deadline is when a change that awaits confirmation is taken back. Within is
 	// how long there was until then.
 	Deadline time.Time     `json:"deadline,omitzero"`
@@ -63,4 +65,6 @@ type Edit struct {
 	Old  *string `json:"old"`
 	New  *string `json:"new"`
 	Mode uint32  `json:"mode,omitempty"` // of a file that is made
+	// Once is a file that its reader goes on with: it is only given its beginning.
+	Once bool `json:"once,omitempty"`
 }
