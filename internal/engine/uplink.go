@@ -143,7 +143,7 @@ func (e *Engine) designUplink(ctx context.Context, spec UplinkSpec) (uplink.Reco
 	}
 	if spec.NIC != "" {
 		nic, _ := e.Host.Link(spec.NIC)
-		r.Uplink.MAC = nic.MAC
+		r.Uplink.MAC, r.Uplink.CardMTU = nic.MAC, nic.MTU
 		var err error
 		if r.Uplink.Held, err = e.Host.Held(spec.NIC); err != nil {
 			return r, report, errAs(netdef.ErrOperationFailed, err)

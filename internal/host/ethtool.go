@@ -8,17 +8,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ethtoolSetTxChecksum is ETHTOOL_STXCSUM of linux/ethtool.h.
-const ethtoolSetTxChecksum = 0x17
+// Commands of linux/ethtool.h.
+const (
+	ethtoolGetTxChecksum = 0x16 // ETHTOOL_GTXCSUM
+	ethtoolSetTxChecksum = 0x17 // ETHTOOL_STXCSUM
+)
 
-// setChecksumOffload says whether a card computes the checksums of what it sends.
-func setChecksumOffload(name string, on bool) error {
+// ethtoolValue asks a card's driver for one number, or sets it.
+func ethtoolValue(name string, cmd, data uint32) (uint32, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer unix.Close(fd)
-	value := struct{ cmd, data uint32 }{ethtoolSetTxChecksum, flag(on)}
+	value := struct{ cmd, data uint32 }{cmd, data}
 	request := struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
@@ -28,7 +31,20 @@ func setChecksumOffload(name string, on bool) error {
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
 	runtime.KeepAlive(&value)
 	if errno != 0 {
-		return fmt.Errorf("switch the checksum offload of %s: %w", name, errno)
+		return 0, errno
+	}
+	return value.data, nil
+}
+
+// checksumOffload reports whether a card computes the checksums of what it sends.
+func checksumOffload(name string) (bool, error) {
+	on, err := ethtoolValue(name, ethtoolGetTxChecksum, 0)
+	return on != 0, err
+}
+
+func setChecksumOffload(name string, on bool) error {
+	if _, err := ethtoolValue(name, ethtoolSetTxChecksum, flag(on)); err != nil {
+		return fmt.Errorf("switch the checksum offload of %s: %w", name, err)
 	}
 	return nil
 }

@@ -83,7 +83,7 @@ func (f *Fake) Owned() hoststate.State {
 	s := f.State()
 	for k := range s {
 		switch k.Kind {
-		case hoststate.KindClaim, hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember,
+		case hoststate.KindUplink, hoststate.KindClaim, hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember,
 			hoststate.KindPortFlags, hoststate.KindPortVLANs, hoststate.KindStation:
 			delete(s, k)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,8 +98,14 @@ func held(r *rtnl, m *mirror, l link) (hoststate.Held, error) {
 			}
 		}
 	}
+	if on, err := checksumOffload(l.name); err == nil {
+		h.Settings[txChecksum] = strconv.FormatBool(on)
+	}
 	return h, nil
 }
+
+// txChecksum names in hoststate.Held whether a card computes checksums.
+const txChecksum = "card tx-checksum"
 
 // decodeHeldAddress reads an RTM_NEWADDR. An address that another host turned
 // out to have is none to keep.

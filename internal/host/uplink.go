@@ -324,10 +324,8 @@ func (a *uplinkApplier) release(u hoststate.Uplink) error {
 				return err
 			}
 		}
-		if u.Unoffloaded {
-			if err := setChecksumOffload(u.NIC, true); err != nil {
-				return err
-			}
+		if err := a.restoreCard(nic, u); err != nil {
+			return err
 		}
 		a.fault("uplink unplugged")
 		if err := a.put(nic, bridge, back); err != nil {
@@ -338,6 +336,19 @@ func (a *uplinkApplier) release(u hoststate.Uplink) error {
 		return nil
 	}
 	return allow(a.rtnl.do(unix.RTM_DELLINK, 0, linkHeader(bridge.index)), unix.ENODEV)
+}
+
+// restoreCard gives the card what was changed of itself.
+func (a *uplinkApplier) restoreCard(nic link, u hoststate.Uplink) error {
+	if u.Unoffloaded && u.Held.Settings[txChecksum] == "true" {
+		if err := setChecksumOffload(u.NIC, true); err != nil {
+			return err
+		}
+	}
+	if u.MTU != 0 && u.CardMTU != 0 && nic.mtu != u.CardMTU {
+		return a.setMTU(nic, u.CardMTU)
+	}
+	return nil
 }
 
 func linkHeader(index int) []byte {

@@ -20,6 +20,8 @@ type Uplink struct {
 	MAC MAC `json:"mac"`
 	// MTU of the bridge and of the card in bytes; 0 leaves the card's.
 	MTU int `json:"mtu,omitempty"`
+	// CardMTU is what the card had before.
+	CardMTU int `json:"cardMtu,omitempty"`
 	// Unoffloaded has the host compute the checksums of what it sends by the
 	// card, where the card or a VLAN on it cannot.
 	Unoffloaded bool `json:"unoffloaded,omitempty"`
@@ -64,7 +66,7 @@ type Held struct {
 	Addresses []HeldAddress `json:"addresses,omitempty"`
 	Routes    []HeldRoute   `json:"routes,omitempty"`
 	// Settings are those below /proc/sys/net of the link, by names such as
-	// "ipv6 accept_ra".
+	// "ipv6 accept_ra", and of the card itself "card tx-checksum".
 	Settings map[string]string `json:"settings,omitempty"`
 }
 

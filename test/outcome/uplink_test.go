@@ -314,3 +314,36 @@ func TestUplinkRefusals(t *testing.T) {
 		t.Errorf("the host is a router: ip_forward=%s", ip)
 	}
 }
+
+// A card that knows no VLANs gets room for their tags, and one whose checksums
+// are wrong on VLANs computes none, as long as the bridge is there.
+func TestUplinkSettingsOfTheCard(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, "ip", "ethtool")
+	s := staticSite(t, lab.DaemonOptions{})
+	before := s.quiet()
+	offload := func() string {
+		_, text, _ := strings.Cut(s.mustRun("ethtool", "-k", "eth0"), "tx-checksumming: ")
+		return strings.Fields(text)[0]
+	}
+	if offload() != "on" {
+		t.Fatal("the card computes no checksums to begin with")
+	}
+	s.viaduct("uplink-create", "xenbr0", "--nic", "eth0", "--mtu", "1496", "--tx-checksum", "off")
+	for _, link := range []string{"eth0", "xenbr0"} {
+		if out := s.mustRun("ip", "link", "show", link); !strings.Contains(out, "mtu 1496") {
+			t.Errorf("%s", out)
+		}
+	}
+	if got := offload(); got != "off" {
+		t.Errorf("tx-checksumming is %s", got)
+	}
+	s.reachable()
+	s.viaduct("uplink-delete", "xenbr0")
+	if got := offload(); got != "on" {
+		t.Errorf("tx-checksumming is %s after all", got)
+	}
+	if diff := cmp.Diff(before, s.quiet()); diff != "" {
+		t.Errorf("not exactly as before:\n%s", diff)
+	}
+}
