@@ -347,3 +347,46 @@ func TestUplinkSettingsOfTheCard(t *testing.T) {
 		t.Errorf("not exactly as before:\n%s", diff)
 	}
 }
+
+// Two cards have a bridge each; guests on them are hosts of the two LANs, and
+// the host leads nothing from one to the other.
+func TestUplinksOfTwoCards(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, "ip")
+	s := staticSite(t, lab.DaemonOptions{})
+	far := s.Node("far")
+	s.Connect(s.host.Node, "eth1", far, "eth0", lab.WireOptions{})
+	s.host.AddAddr("eth1", netip.MustParsePrefix("192.0.2.2/24"))
+	far.AddAddr("eth0", netip.MustParsePrefix("192.0.2.1/24"))
+	before := s.quiet()
+	for i, address := range []string{"203.0.113.40/24", "192.0.2.40/24"} {
+		bridge := fmt.Sprintf("xenbr%d", i)
+		s.viaduct("uplink-create", bridge, "--nic", fmt.Sprintf("eth%d", i))
+		guest := s.PlugGuest(s.host.Node, bridge, fmt.Sprintf("vif%d.0", i+1))
+		guest.AddAddr("eth0", netip.MustParsePrefix(address))
+		lan := []netip.Addr{s.host.Outside.Addr, s.host.Addr}
+		if i == 1 {
+			lan = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
+		}
+		for _, a := range lan {
+			s.must(guest.Ping(s.context(), a))
+		}
+		if forwards := s.host.Sysctl("net.ipv4.ip_forward") + s.host.Sysctl("net.ipv6.conf.all.forwarding"); forwards != "00" {
+			t.Errorf("the host is a router: %s", forwards)
+		}
+		defer func() {
+			guest.Unplug()
+			s.viaduct("uplink-delete", bridge)
+			if i == 0 {
+				s.reachable()
+				if diff := cmp.Diff(before, s.quiet()); diff != "" {
+					t.Errorf("not exactly as before:\n%s", diff)
+				}
+			}
+		}()
+	}
+	s.reachable()
+	if said := s.viaduct("uplink-create"); !strings.Contains(said, "xenbr1   eth1") || strings.Contains(said, "Proposed") {
+		t.Errorf("lists:\n%s", said)
+	}
+}
