@@ -197,6 +197,8 @@ func (e *Engine) checkUplink(spec UplinkSpec) error {
 	switch {
 	case !exists:
 		return invalid("there is no network card %s", spec.NIC)
+	case !linkName.MatchString(spec.NIC):
+		return invalid("the card's name %q is more than what the files of network managers can hold", spec.NIC)
 	case nic.Master != "":
 		return invalid("%s is a port of %s already", spec.NIC, nic.Master)
 	case spec.NIC == "lo" || nic.MAC == (hoststate.MAC{}):
