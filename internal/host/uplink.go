@@ -157,11 +157,11 @@ func (a *uplinkApplier) plug(u hoststate.Uplink, nic, bridge link) error {
 
 // makeBridge makes the bridge, if it is not there.
 func (a *uplinkApplier) makeBridge(u hoststate.Uplink) (link, error) {
-	l, ok := a.mirror.link(u.Bridge)
-	if ok && l.kind != kindBridge {
+	l, existed := a.mirror.link(u.Bridge)
+	if existed && l.kind != kindBridge {
 		return l, fmt.Errorf("link %s exists and is no bridge: %w", u.Bridge, unix.EEXIST)
 	}
-	if !ok {
+	if !existed {
 		err := a.links.request(unix.RTM_NEWLINK, netlink.Create|netlink.Excl, 0, func(e *netlink.AttributeEncoder) {
 			e.String(unix.IFLA_IFNAME, u.Bridge)
 			if u.MAC != (hoststate.MAC{}) {
@@ -175,7 +175,8 @@ func (a *uplinkApplier) makeBridge(u hoststate.Uplink) (link, error) {
 		if err != nil {
 			return l, err
 		}
-		if l, ok = a.mirror.link(u.Bridge); !ok {
+		var made bool
+		if l, made = a.mirror.link(u.Bridge); !made {
 			return l, errVanished(u.Bridge)
 		}
 	}
@@ -184,15 +185,21 @@ func (a *uplinkApplier) makeBridge(u hoststate.Uplink) (link, error) {
 			return l, err
 		}
 	}
-	// Said in so many words it stays when a guest with less comes.
 	mtu := u.MTU
 	if nic, ok := a.mirror.link(u.NIC); ok && mtu == 0 {
 		mtu = nic.mtu
 	}
-	if mtu != 0 && l.mtu != mtu {
-		return l, a.setMTU(l, mtu)
+	if mtu == 0 || existed && l.mtu == mtu {
+		return l, nil
 	}
-	return l, nil
+	// Said in so many words it stays when a guest with less comes, but what it is
+	// already the kernel does not hear.
+	if l.mtu == mtu {
+		if err := a.setMTU(l, mtu-1); err != nil {
+			return l, err
+		}
+	}
+	return l, a.setMTU(l, mtu)
 }
 
 func (a *uplinkApplier) setMTU(l link, mtu int) error {

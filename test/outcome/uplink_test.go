@@ -371,6 +371,10 @@ func TestUplinksOfTwoCards(t *testing.T) {
 		for _, a := range lan {
 			s.must(guest.Ping(s.context(), a))
 		}
+		s.host.SetMTU(fmt.Sprintf("vif%d.0", i+1), 1400)
+		if out := s.mustRun("ip", "link", "show", bridge); !strings.Contains(out, "mtu 1500") {
+			t.Errorf("a guest has made the host's MTU smaller: %s", out)
+		}
 		if forwards := s.host.Sysctl("net.ipv4.ip_forward") + s.host.Sysctl("net.ipv6.conf.all.forwarding"); forwards != "00" {
 			t.Errorf("the host is a router: %s", forwards)
 		}
