@@ -218,6 +218,21 @@ func share(n *netdef.Network, p *netdef.Port, want *netdef.Bandwidth, others []p
 	return nil
 }
 
+// keepsFloors refuses a definition under which the ports of a network could not
+// be given what they are guaranteed.
+func keepsFloors(n *netdef.Network, ports []port) error {
+	for i, p := range ports {
+		if b := p.def.Bandwidth; floor(b) == 0 || b.ClassID == 0 { // 0: it is not kept anyway, see reclaim
+			continue
+		}
+		def := *p.def.Clone()
+		if err := share(n, &def, def.Bandwidth, ports[:i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // floor is what a bandwidth guarantees, in KiB/s.
 func floor(b *netdef.Bandwidth) uint64 {
 	if b == nil || b.Inbound == nil {

@@ -444,6 +444,9 @@ func (e *Engine) planMoves(moves []move) (ApplyReport, error) {
 			if m.n.live != nil {
 				e.notePorts(m.n, m.n.live)
 			}
+			if err := keepsFloors(m.to.live, m.n.ports); err != nil {
+				return report, err
+			}
 			if next, err = plan.Network(m.to.live, e.facts(m.n, m.to.live, dnsPort)); err != nil {
 				return report, errAs(netdef.ErrInternal, err)
 			}

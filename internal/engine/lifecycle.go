@@ -200,6 +200,9 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	}
 	old, oldPort, before := n.live, n.dnsPort, n.fragment
 	e.notePorts(n, old)
+	if err := keepsFloors(def, n.ports); err != nil {
+		return err
+	}
 	dnsPort, err := e.portForDNS(n, def)
 	if err != nil {
 		return err

@@ -264,7 +264,7 @@ func isOf(o hoststate.Object, tap hoststate.Key) bool {
 	case hoststate.Station:
 		return hoststate.TapKey(o.Link) == tap
 	case hoststate.Shaper:
-		return hoststate.TapKey(o.Link) == tap && !o.Incoming
+		return (hoststate.TapKey(o.Link) == tap || hoststate.MacvtapKey(o.Link) == tap) && !o.Incoming
 	}
 	return false
 }

@@ -323,7 +323,7 @@ func (a *shaperApplier) make(s hoststate.Shaper) error {
 	if err != nil {
 		return err
 	}
-	return a.makeRedirect(l.index, ifb.index)
+	return a.makeRedirect(l, ifb.index)
 }
 
 func (a *shaperApplier) remove(s hoststate.Shaper) error {
@@ -531,14 +531,15 @@ func (a *shaperApplier) redirect(index, to int) (exists, right bool) {
 			continue
 		}
 		exists = true
-		if u, err := decodeU32(f.options); err == nil && u.redirect == to {
+		if index, err := redirectsTo(f); err == nil && index == to {
 			right = true
 		}
 	}
 	return exists, right
 }
 
-func (a *shaperApplier) makeRedirect(index, to int) error {
+func (a *shaperApplier) makeRedirect(l link, to int) error {
+	index := l.index
 	exists, right := a.redirect(index, to)
 	if right {
 		return nil
@@ -550,9 +551,14 @@ func (a *shaperApplier) makeRedirect(index, to int) error {
 	}
 	o := tcObject{index: index, parent: ingressSide, info: shaperPrio | uint32(networkOrder(unix.ETH_P_ALL)), kind: "u32"}
 	if exists { // it leads to a device that is gone
+		o.kind = ""
 		if err := a.rtnl.tc(unix.RTM_DELTFILTER, 0, o, nil); err != nil {
 			return err
 		}
+		o.kind = "u32"
+	}
+	if l.kind == kindBridge {
+		return a.makeBridgeRedirect(o, to)
 	}
 	return a.rtnl.tc(unix.RTM_NEWTFILTER, netlink.Create|netlink.Excl, o, redirectTo(to))
 }
@@ -563,7 +569,7 @@ func (a *shaperApplier) removeRedirect(index int) error {
 	if exists, _ := a.redirect(index, 0); !exists {
 		return nil
 	}
-	o := tcObject{index: index, parent: ingressSide, info: shaperPrio | uint32(networkOrder(unix.ETH_P_ALL)), kind: "u32"}
+	o := tcObject{index: index, parent: ingressSide, info: shaperPrio | uint32(networkOrder(unix.ETH_P_ALL))}
 	err := allow(a.rtnl.tc(unix.RTM_DELTFILTER, 0, o, nil), unix.ENOENT, unix.ENODEV, unix.EINVAL)
 	if err != nil {
 		return err

@@ -195,3 +195,11 @@ func FuzzDecodeTC(f *testing.F) {
 		}
 	})
 }
+
+func TestKernelsThatRedirect(t *testing.T) {
+	for release, can := range map[string]bool{"6.18.0-rc1": true, "6.5.0": true, "10.0": true, "6.1.0-41-amd64": false, "5.15.7": false, "x": false} {
+		if err := lacksRedirect(release); (err == nil) != can {
+			t.Errorf("%s: %v", release, err)
+		}
+	}
+}

@@ -99,7 +99,7 @@ func decodeTC(b []byte) (tcObject, error) {
 // unknown.
 var tcNeeds = map[string]string{
 	"htb": "CONFIG_NET_SCH_HTB", "ingress": "CONFIG_NET_SCH_INGRESS", "u32": "CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED",
-	kindIFB: "CONFIG_IFB",
+	kindIFB: "CONFIG_IFB", kindBPF: "CONFIG_NET_CLS_BPF",
 }
 
 // errLacks explains an error that says that the kernel does not know a kind.

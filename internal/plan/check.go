@@ -14,13 +14,6 @@ var unapplied = []struct {
 	given   func(n *netdef.Network) bool
 }{
 	{"<bridge zone=>", func(n *netdef.Network) bool { return n.Bridge.Zone != "" }},
-	{"<bandwidth> of a bridge of the host's own", func(n *netdef.Network) bool {
-		return n.Bandwidth != nil && !n.Forward.Mode.OwnsBridge()
-	}},
-	// What goes round by another device forgets its connection, and where the
-	// bridge has tracked it already (bridge-nf-call-iptables) nobody tracks it
-	// again: without its connection it is not translated.
-	{"<outbound> in the <bandwidth>", func(n *netdef.Network) bool { return n.Bandwidth != nil && n.Bandwidth.Outbound != nil }},
 	{"<port isolated='yes'> where guests are in no bridge", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes && !bridged(n) }},
 	{"<dnsmasq:options> where guests are not served", func(n *netdef.Network) bool {
 		return len(n.DnsmasqOptions) > 0 && !n.Forward.Mode.OwnsBridge()
@@ -33,9 +26,6 @@ var unappliedToPorts = []struct {
 	element string
 	given   func(p *netdef.Port) bool
 }{
-	{"<bandwidth> on a device of the host's", func(p *netdef.Port) bool {
-		return p.Bandwidth != nil && p.Plug.Type == netdef.PlugDirect
-	}},
 	{"<vlan> on a device of the host's", func(p *netdef.Port) bool { return p.VLAN != nil && p.Plug.Type == netdef.PlugDirect }},
 	{"<port isolated='yes'> on a device of the host's", func(p *netdef.Port) bool {
 		return p.Isolated == netdef.Yes && p.Plug.Type == netdef.PlugDirect

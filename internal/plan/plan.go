@@ -24,7 +24,8 @@ type Facts struct {
 	Ports []Port
 	// Taps are the links of ports that Viaduct makes itself.
 	Taps []Tap
-	// BridgeMTU is the MTU of a bridge of the host's that the ports are in, in bytes.
+	// BridgeMTU is the MTU of a bridge of the host's that the ports are in, in
+	// bytes; 0 while there is none.
 	BridgeMTU int
 	// Passes are the foreign chains that have to let our packets through.
 	Passes []hoststate.Pass
@@ -163,7 +164,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 	}
 	addPorts(&f, n, facts)
 	addPortSettings(&f, n, facts.Ports)
-	addLimits(&f, n, facts.Ports)
+	addLimits(&f, n, facts)
 	if !own {
 		if settings.Pass {
 			addPassing(&f, n.Bridge.Name, facts)

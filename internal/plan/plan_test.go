@@ -2,6 +2,7 @@ package plan
 
 import (
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -55,7 +56,7 @@ var networks = []struct {
 			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.122.7/32"), netip.MustParsePrefix("fd00::7/128")},
 		}}}}},
 	{name: "nat-limits", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
-		<bandwidth><inbound average='1000' peak='5000' burst='5120'/></bandwidth>
+		<bandwidth><inbound average='1000' peak='5000' burst='5120'/><outbound average='700'/></bandwidth>
 		<ip address='192.168.122.1' prefix='24'/></network>`,
 		facts: Facts{Ports: []Port{
 			{Link: "vif5.0", Guest: true, Plugged: true, Def: netdef.Port{MAC: netdef.MAC{0, 0x16, 0x3e, 1, 2, 3}, Bandwidth: &netdef.Bandwidth{
@@ -126,6 +127,14 @@ var networks = []struct {
 			{Link: "vnet1", Guest: true, Def: netdef.Port{Isolated: netdef.No}},
 			{Link: "eth1"},
 		}}},
+	{name: "bridge-limits", xml: head + `<forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='1000'/><outbound average='500' peak='600' burst='64'/></bandwidth></network>`,
+		facts: Facts{BridgeMTU: 1500}},
+	{name: "bridge-limits-no-bridge", xml: head + `<forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='1000'/></bandwidth></network>`},
+	{name: "macvtap-limits", xml: head + `<forward mode='private'><interface dev='eth0'/></forward></network>`,
+		facts: Facts{Ports: []Port{{Link: "vm1", Guest: true, Plugged: true, Def: netdef.Port{
+			Plug:      netdef.Plug{Type: netdef.PlugDirect, Dev: "eth0", Mode: "private"},
+			Bandwidth: &netdef.Bandwidth{Inbound: &netdef.Rate{Average: 1000}, Outbound: &netdef.Rate{Average: 500}},
+		}}}}},
 	{name: "managed", xml: head + `<forward mode='open'/><bridge name='virbr4' macTableManager='libvirt'/><mac address='52:54:00:01:02:03'/><dns enable='no'/></network>`,
 		facts: Facts{Ports: []Port{
 			{Link: "vif5.0", Guest: true, Plugged: true, Def: netdef.Port{MAC: netdef.MAC{0, 0x16, 0x3e, 1, 2, 3}}},
@@ -219,7 +228,7 @@ func TestPlansFitTogether(t *testing.T) {
 	for i, n := range networks {
 		def := parse(t, n.xml)
 		def.UUID[0] = byte(i)
-		def.Bridge.Name = "virbr" + string(rune('a'+i))
+		def.Bridge.Name = fmt.Sprint("virbr", i)
 		def.IPs = append([]netdef.IP(nil), def.IPs...)
 		for j := range def.IPs {
 			def.IPs[j].Address, def.IPs[j].Family = netip.AddrFrom4([4]byte{10, byte(100 + i), byte(j), 1}), ""
@@ -291,8 +300,6 @@ func TestKernelWithoutVLANs(t *testing.T) {
 
 func TestCheckNamesTheElement(t *testing.T) {
 	for _, c := range []struct{ element, xml string }{
-		{"<outbound>", `<network><name>n</name><bandwidth><outbound average='10'/></bandwidth></network>`},
-		{"<bandwidth>", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='10'/></bandwidth></network>`},
 		{"<port isolated='yes'>", `<network><name>n</name><forward mode='private' dev='eth0'/><port isolated='yes'/></network>`},
 		{"vlan tag id 0 ", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/><portgroup name='p'><vlan><tag id='0'/></vlan></portgroup></network>`},
 		{"vlan tag id 4095", `<network><name>n</name><forward mode='bridge'/><bridge name='br0'/><vlan><tag id='4095'/></vlan></network>`},

@@ -9,16 +9,23 @@ import (
 )
 
 // addLimits plans bandwidth. Directions are the guests': what is inbound to
-// them leaves the host, by the bridge or by a port. On the bridge that is all
+// them leaves the host, by the bridge or by a port. On a bridge that is all
 // that the host sends into the network, its own or from elsewhere; what guests
-// send each other does not pass there. Ports are limited on links that are
-// ours to set up; whoever makes a link of his own limits it himself.
-func addLimits(f *Fragment, n *netdef.Network, ports []Port) {
-	if n.Forward.Mode.OwnsBridge() {
-		limit(f, n.Bridge.Name, n.Bandwidth, floors(ports))
+// send each other, or others in the LAN of a host's bridge, does not pass there,
+// as with libvirt. Ports are limited on links that are ours to set up; whoever
+// makes a link of his own limits it himself.
+func addLimits(f *Fragment, n *netdef.Network, facts Facts) {
+	if n.Forward.Mode.OwnsBridge() || facts.BridgeMTU > 0 {
+		limit(f, n.Bridge.Name, n.Bandwidth, floors(facts.Ports))
 	}
-	for _, p := range ports {
-		if p.Plugged {
+	for _, p := range facts.Ports {
+		switch {
+		case !p.Plugged || p.Def.Bandwidth == nil:
+		case p.Def.Plug.Type == netdef.PlugDirect:
+			// The host's side of a macvtap is not the other end of the guest's
+			// wire, but the guest's own.
+			limit(f, p.Link, &netdef.Bandwidth{Inbound: p.Def.Bandwidth.Outbound, Outbound: p.Def.Bandwidth.Inbound}, nil)
+		default:
 			limit(f, p.Link, p.Def.Bandwidth, nil)
 		}
 	}

@@ -175,7 +175,7 @@ func TestNetworkOnMacvtaps(t *testing.T) {
 		t.Skip("this kernel has no macvtaps")
 	}
 	s.host.DeleteLink("probe")
-	_, outside := s.lan()
+	lan, outside := s.lan()
 	s.viaduct("net-define", s.file(`<network><name>lan</name><forward mode='bridge'><interface dev='eth1'/></forward></network>`))
 	s.viaduct("net-start", "lan")
 	s.settled()
@@ -210,6 +210,12 @@ func TestNetworkOnMacvtaps(t *testing.T) {
 	s.daemon.Kill9()
 	s.must(s.daemon.Start())
 	s.steadily(g.Node, outside)
+	if len(lab.Missing("iperf3")) == 0 {
+		s.viaduct("port-bandwidth", "lan", "vm1", "--inbound", "4096", "--outbound", "2048")
+		lan.Start("iperf3", "-s")
+		s.within("received", s.iperf(g, outside.Addr(), "-R"), 4096)
+		s.within("sent", s.iperf(g, outside.Addr()), 2048)
+	}
 	detach()
 	s.viaduct("port-delete", "lan", "vm1")
 	s.settled()

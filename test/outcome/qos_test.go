@@ -138,6 +138,8 @@ func TestNetworkLimitsAndFloors(t *testing.T) {
 	if got < 3072/2 { // one stream against eight would have a ninth
 		t.Errorf("with a floor of 3072 KiB/s a guest got %.0f while another got %.0f", got, rest)
 	}
+	s.says([]string{"because new combined inbound floor=3072 would overcommit average=3000 on network 'a'"}, "net-apply",
+		s.file(strings.Replace(natXML("a", 50, ""), "<ip ", "<bandwidth><inbound average='3000'/></bandwidth><ip ", 1)))
 	before := s.host.Dump()
 	s.mustRun("tc", "qdisc", "del", "dev", "virbr50", "root")
 	s.logs("brought network back to its definition")
@@ -190,4 +192,39 @@ func TestIsolatedPorts(t *testing.T) {
 	s.must(s.daemon.Start())
 	s.soonNothingToChange("a")
 	check()
+}
+
+// What guests of a network send to the host and beyond is limited together, and
+// translated as without a limit, also where bridges ask for connections. What
+// they send each other is not limited.
+func TestNetworkOutbound(t *testing.T) {
+	lab.Need(t, "iperf3")
+	for _, calls := range []string{"0", "1"} {
+		t.Run("bridge-nf-call-iptables "+calls, func(t *testing.T) {
+			s := startSite(t)
+			s.host.SetSysctl("net/bridge/bridge-nf-call-iptables", calls)
+			s.viaduct("net-define", s.file(strings.Replace(natXML("a", 50, ""), "<ip ",
+				"<bandwidth><outbound average='4096'/></bandwidth><ip ", 1)))
+			s.viaduct("net-start", "a")
+			outside := s.host.Outside.Addr
+			s.host.Outside.Start("iperf3", "-s")
+			s.host.Outside.Start("iperf3", "-s", "-p", "5202")
+			one, two := s.plugged("a", "vif1.0"), s.plugged("a", "vif2.0", "--outbound", "2048")
+			s.reaches(one.Node, netip.AddrPortFrom(outside, lab.PortEcho))
+			s.within("sent", s.iperf(one, outside), 4096)
+			s.within("sent by a limited guest", s.iperf(two, outside), 2048)
+			both := make(chan float64)
+			go func() { both <- s.iperf(one, outside, "-p", "5202", "-t", "6") }()
+			got := s.iperf(two, outside, "-t", "6")
+			if sum := got + <-both; sum > 1.25*4096 { // they do not begin and end together
+				t.Errorf("together guests sent %.0f KiB/s, limited to 4096", sum)
+			}
+			before := s.host.Dump()
+			s.mustRun("tc", "qdisc", "del", "dev", "virbr50", "ingress")
+			s.logs("brought network back to its definition")
+			if after := s.host.Dump(); after != before {
+				t.Errorf("before:\n%s\nafter:\n%s", before, after)
+			}
+		})
+	}
 }

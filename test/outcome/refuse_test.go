@@ -110,8 +110,6 @@ var wrongDefinitions = []struct {
 var unappliedDefinitions = []struct{ xml, element string }{
 	{network("<bridge name='virbr50' zone='trusted'/>"), "<bridge zone=>"},
 	{network("<forward mode='bridge'/><bridge name='br0'/><vlan><tag id='4095'/></vlan>"), "vlan tag id 4095"},
-	{network(someBridge + "<bandwidth><outbound average='10'/></bandwidth>"), "<outbound> in the <bandwidth>"},
-	{network("<forward mode='bridge'/><bridge name='br0'/><bandwidth><inbound average='10'/></bandwidth>"), "<bandwidth> of a bridge"},
 	{network("<forward mode='private' dev='eth0'/><port isolated='yes'/>"), "<port isolated='yes'>"},
 	{"<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>a</name><forward mode='bridge'/><bridge name='br0'/>" +
 		"<dnsmasq:options><dnsmasq:option value='log-dhcp'/></dnsmasq:options></network>", "<dnsmasq:options>"},

@@ -7,7 +7,7 @@ import (
 
 // TestVLANs: where the kernel can keep VLANs apart, guests with the same tag talk
 // and others do not, a trunk has all of its own, and what others change of it is
-// put back.
+// put back. What that kernel cannot do is refused.
 func TestVLANs(t *testing.T) {
 	need(t)
 	t.Parallel()
@@ -22,6 +22,9 @@ func TestVLANs(t *testing.T) {
 	}
 	if !strings.Contains(said["REFUSED"], "does not filter by VLAN") {
 		t.Errorf("a bridge that does not filter: %q", said["REFUSED"])
+	}
+	if !strings.Contains(said["UNLIMITED"], "needs Linux 6.5") {
+		t.Errorf("a limit of what guests send: %q", said["UNLIMITED"])
 	}
 	for _, want := range []string{"red1 42 PVID Egress Untagged", "both1 42 PVID Egress Untagged 50 ", "br0 1 PVID Egress Untagged"} {
 		if !strings.Contains(said["VLANS"], want) {

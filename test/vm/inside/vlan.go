@@ -159,4 +159,19 @@ func vlans(w *world) {
 		w.Fatalf("vlan_filtering is %s with guests in VLANs and %s without", was, is)
 	}
 	reaches("plain", "host")
+
+	// What guests send cannot be limited together, and is not cut off by the attempt.
+	w.host.WriteFile("/tmp/a.xml", `<network><name>a</name><forward mode='nat'/><bridge name='virbr50'/>
+		<bandwidth><outbound average='4096'/></bandwidth><ip address='192.168.50.1' prefix='24'/></network>`)
+	r, err := w.daemon.Viaduct(ctx, "net-apply", "/tmp/a.xml")
+	if err == nil {
+		w.Fatalf("a limit that this kernel cannot keep was taken")
+	}
+	fmt.Println("UNLIMITED", strings.ReplaceAll(r.Stderr, "\n", " "))
+	guests["plain"].AddRoute(netip.MustParsePrefix("0.0.0.0/0"), addrs["host"])
+	addrs["outside"] = w.host.Outside.Addr
+	reaches("plain", "outside")
+	if strings.Contains(w.host.Dump(), "ifb-virbr50") {
+		w.Fatalf("left over:\n%s", w.host.Dump())
+	}
 }
