@@ -147,11 +147,12 @@ func (e *Engine) claim(n *network, old, next plan.Fragment) error {
 }
 
 // subnets are those of the fragment's addresses. Link-local ones are the same
-// on every bridge.
+// on every bridge, and single addresses, which the host has on links of two, may
+// be the same too: no neighbours are behind them.
 func subnets(f plan.Fragment) []netip.Prefix {
 	var list []netip.Prefix
 	for _, o := range f.Own {
-		if a, ok := o.(hoststate.Address); ok && !a.Prefix.Addr().IsLinkLocalUnicast() {
+		if a, ok := o.(hoststate.Address); ok && !a.Prefix.Addr().IsLinkLocalUnicast() && !a.Prefix.IsSingleIP() {
 			list = append(list, a.Prefix.Masked())
 		}
 	}

@@ -107,6 +107,27 @@ func TestRoutedGuest(t *testing.T) {
 	n.refused("the guest is routed, so its addresses have to be known: name them by ip=")
 }
 
+// Guests that name the uplink and guests that name none share the host's
+// address as their gateway.
+func TestRoutedGuestsBesideEachOther(t *testing.T) {
+	x := newXenHost(t)
+	x.must(x.daemon.Start())
+	var nics []*nic
+	for i, netdev := range []string{"", "eth0"} {
+		address := fmt.Sprintf("203.0.113.%d", 80+i)
+		n := x.nic("vif-route", 8+i, 0, keys{"ip": address})
+		n.netdev = netdev
+		g := n.attach()
+		n.connected()
+		x.static(g, "eth0", "203.0.113.2", "", address+"/32")
+		x.seenAs(g, x.host.Outside.Addr, address)
+		nics = append(nics, n)
+	}
+	for _, n := range nics {
+		n.gone()
+	}
+}
+
 // A routed guest that is set up for IPv6 as most are finds its router, makes
 // itself an address in a network of its own, and gets a single one by DHCPv6.
 func TestRoutedGuestAsksForIPv6(t *testing.T) {
