@@ -14,6 +14,9 @@ var unapplied = []struct {
 	given   func(n *netdef.Network) bool
 }{
 	{"<bridge zone=>", func(n *netdef.Network) bool { return n.Bridge.Zone != "" }},
+	{"<bandwidth> where guests are routed to", func(n *netdef.Network) bool {
+		return n.Bandwidth != nil && n.Forward.Mode.OwnsBridge() && !n.OwnsBridge()
+	}},
 	{"<port isolated='yes'> where guests are in no bridge", func(n *netdef.Network) bool { return n.Isolated == netdef.Yes && !bridged(n) }},
 	{"<dnsmasq:options> where guests are not served", func(n *netdef.Network) bool {
 		return len(n.DnsmasqOptions) > 0 && !n.Forward.Mode.OwnsBridge()

@@ -37,6 +37,7 @@ func addRouted(f *Fragment, n *netdef.Network, facts Facts) {
 		addPortMTU(f, n, p)
 		zone := zoneOf(n, p)
 		addIPv6(f, zone, facts)
+		limit(f, p.Link, p.Def.Bandwidth, nil)
 		addRoutedLink(f, n, p, facts)
 		addZone(f, zone, set)
 		addPortService(f, n, p)

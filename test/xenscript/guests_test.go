@@ -172,6 +172,19 @@ func TestEnforcedRate(t *testing.T) {
 	if !strings.Contains(port, "<outbound average='2000'/>") || !strings.Contains(port, "<name>guest5</name>") {
 		t.Errorf("the port is %s", port)
 	}
+	// A network that routes to its guests limits them at their links.
+	x.viaduct("net-define", x.file(`<network><name>far</name><forward mode='route'/><metadata><v:settings xmlns:v='urn:viaduct:settings:1'>
+		<v:ports layout='routed'/><v:rate enforce='yes'/></v:settings></metadata></network>`))
+	x.viaduct("net-start", "far")
+	routed := x.nic("vif-route", 6, 0, keys{"bridge": "far", "rate": "102400,50000", "ip": "203.0.113.60"})
+	far := routed.attach()
+	routed.connected()
+	x.lease(far)
+	x.reaches(far.Node, x.echo())
+	if classes := x.in(x.host.Node, "tc class show dev "+routed.link()); !strings.Contains(classes, "rate 16384Kbit") {
+		t.Errorf("what the routed guest receives is not limited:\n%s", classes)
+	}
+
 	n.set("rate", "0,500")
 	r := n.run("online")
 	for _, warning := range []string{"the guest cannot send anything", "the guest is not limited"} {
