@@ -123,6 +123,7 @@ func Run(ctx context.Context, c Config) error {
 		DNSPort: choosesDNSPort(c.Log),
 		NoIPv6:  !exists("/proc/sys/net/ipv6"),
 
+		LiveRename:      host.LiveRename(),
 		ForceForwarding: exists("/proc/sys/net/ipv6/conf/all/force_forwarding"),
 		Foreign:         libvirtNetworks(c.LibvirtDirs),
 		Dnsmasq:         plan.Dnsmasq{Dir: c.dnsmasqDir(), ResolvConf: c.ResolvConf, Always: c.Dnsmasq},

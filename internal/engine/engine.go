@@ -37,6 +37,8 @@ type Options struct {
 	NoIPv6 bool
 	// ForceForwarding says that the kernel can forward IPv6 on single links.
 	ForceForwarding bool
+	// LiveRename says that the kernel gives links another name while they are up.
+	LiveRename bool
 	// Dnsmasq says when and how dnsmasq serves guests in our place.
 	Dnsmasq plan.Dnsmasq
 	// Default makes the network called default at the first start.

@@ -68,7 +68,8 @@ func (r *rig) tryStart(ctx context.Context) error {
 	}
 	r.store = st
 	o := Options{
-		Host: r.host, Store: st, Leases: leases.New(j, held, time.Now), Log: slog.New(slog.DiscardHandler),
+		LiveRename: true,
+		Host:       r.host, Store: st, Leases: leases.New(j, held, time.Now), Log: slog.New(slog.DiscardHandler),
 		DNSPort: func(netip.Addr) (uint16, error) { return 53, nil },
 	}
 	if r.options != nil {

@@ -28,7 +28,7 @@ func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Fac
 	learning := slices.ContainsFunc(definitions[:], func(d *netdef.Network) bool { return learns(d, known) || answersLeases(d) })
 	e.mu.Unlock()
 	f := plan.Facts{DNSPort: dnsPort, NoIPv6: e.NoIPv6, ForceForwarding: e.ForceForwarding, Passes: e.Host.Passes(), Dnsmasq: e.Dnsmasq,
-		Translated: translated}
+		Translated: translated, LiveRename: e.LiveRename}
 	for _, l := range e.Host.Uplinks() {
 		f.Uplinks = append(f.Uplinks, l.Name)
 		if l.RA {

@@ -18,6 +18,7 @@ func TestWithdrawn(t *testing.T) {
 	translate := func(last uint16) hoststate.Rule {
 		return hoststate.Rule{hoststate.Source{Prefix: guests}, hoststate.Masquerade{FirstPort: 1024, LastPort: last}}
 	}
+	stay := hoststate.Rule{hoststate.OutIface{Name: "br"}, hoststate.Verdict{Kind: hoststate.Return}}
 	reject := hoststate.Rule{hoststate.Reject{}}
 	chain := func(rules ...hoststate.Rule) hoststate.Object { return hoststate.Chain{Name: "c", Rules: rules} }
 	for _, c := range []struct {
@@ -31,6 +32,7 @@ func TestWithdrawn(t *testing.T) {
 		{"other ports", chain(translate(2000)), chain(translate(3000)), nil},
 		{"one subnet less", chain(leave(guests), leave(other), reject), chain(leave(guests), reject), []ended{{prefix: other}}},
 		{"narrowed", chain(leave(guests), reject), chain(leave(guests, hoststate.OutIface{Name: "eth1"}), reject), []ended{{prefix: guests, dev: "eth1"}}},
+		{"narrowed, beside what stays within", chain(stay, leave(guests), reject), chain(stay, leave(guests, hoststate.OutIface{Name: "eth1"}), reject), []ended{{prefix: guests, dev: "eth1"}}},
 		{"for who began only", chain(leave(guests)), chain(leave(guests, hoststate.CTState{Established: true, Related: true})), []ended{{prefix: guests, begun: true}}},
 		{"for all again", chain(leave(guests, hoststate.CTState{Established: true, Related: true})), chain(leave(guests)), nil},
 		{"but not for some link", chain(leave(guests)), chain(leave(guests, hoststate.OutIface{Name: "eth1", Not: true})), []ended{{prefix: guests}}},

@@ -9,6 +9,11 @@ import "viaduct/internal/hoststate"
 // is dismantled.
 func Diff(desired, observed hoststate.State) []hoststate.Op {
 	var ops []hoststate.Op
+	for _, o := range desired {
+		if b, ok := o.(hoststate.Bridge); ok && b.Rename {
+			observed = renamed(observed, b)
+		}
+	}
 	for key, want := range desired {
 		have, exists := observed[key]
 		switch {
@@ -25,6 +30,31 @@ func Diff(desired, observed hoststate.State) []hoststate.Op {
 	}
 	hoststate.SortOps(ops)
 	return ops
+}
+
+// renamed is what would be observed if the bridge that has the alias of b, but
+// another name, were called as b is already. Only the bridge itself keeps its
+// old name, so that it differs.
+func renamed(observed hoststate.State, b hoststate.Bridge) hoststate.State {
+	if _, there := observed[b.Key()]; there {
+		return observed
+	}
+	var old hoststate.Bridge
+	for _, o := range observed {
+		if have, ok := o.(hoststate.Bridge); ok && have.Alias == b.Alias {
+			old = have
+		}
+	}
+	if old.Name == "" {
+		return observed
+	}
+	state := make(hoststate.State, len(observed))
+	for _, o := range observed {
+		state.Add(hoststate.OnBridge(o, old.Name, b.Name))
+	}
+	delete(state, old.Key())
+	state[b.Key()] = old
+	return state
 }
 
 // goesWithContainer reports whether the removal of another object removes o.
@@ -72,7 +102,7 @@ func bridgeSatisfies(h, w hoststate.Bridge) bool {
 	if w.MTU == 0 && h.MTU == mtuByPorts(h.PortMTU) {
 		w.MTU = h.MTU
 	}
-	w.PortMTU = h.PortMTU
+	w.PortMTU, w.Rename = h.PortMTU, h.Rename
 	if !w.STP && !h.STP {
 		w.ForwardDelay = h.ForwardDelay
 	}

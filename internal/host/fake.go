@@ -214,6 +214,9 @@ func applyTo(s hoststate.State, op hoststate.Op) error {
 		remove(s, op.Key())
 		return nil
 	}
+	if op.Renames() {
+		giveName(s, op.Old.Key(), op.Key())
+	}
 	_, exists := s[op.Key()]
 	if op.Verb == hoststate.Change && !exists {
 		return fmt.Errorf("%s does not exist", op.Key())
@@ -224,6 +227,20 @@ func applyTo(s hoststate.State, op hoststate.Op) error {
 	}
 	s.Add(op.New)
 	return nil
+}
+
+// giveName gives a bridge another name, and with it what belongs to it.
+func giveName(s hoststate.State, old, name hoststate.Key) {
+	if o, exists := s[old]; exists {
+		delete(s, old)
+		s[name] = o
+	}
+	for k, o := range s {
+		if moved := hoststate.OnBridge(o, old.Name, name.Name); k.Kind != hoststate.KindBridge && moved.Key() != k {
+			delete(s, k)
+			s.Add(moved)
+		}
+	}
 }
 
 // remove takes an object and what it contains out of a state. Settings of the

@@ -72,6 +72,11 @@ func (a *linkApplier) apply(op hoststate.Op) error {
 	case hoststate.Claim:
 		return a.applyClaim(op.Verb, o)
 	case hoststate.Bridge:
+		if op.Renames() {
+			if err := a.renameUp(op.Old.(hoststate.Bridge).Name, o.Name); err != nil {
+				return err
+			}
+		}
 		return a.applyBridge(op.Verb, o)
 	case hoststate.Tap:
 		return a.applyTap(op.Verb, o)
@@ -362,6 +367,32 @@ func (a *linkApplier) applyMTU(verb hoststate.Verb, m hoststate.LinkMTU) error {
 		return nil
 	}
 	return a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) { e.Uint32(unix.IFLA_MTU, uint32(m.MTU)) })
+}
+
+// renameUp gives a bridge of ours another name while it is up, see LiveRename.
+func (a *linkApplier) renameUp(link, name string) error {
+	l, ok := a.mirror.link(link)
+	switch {
+	case !ok:
+		return errVanished(link)
+	case l.kind != kindBridge || !l.ours():
+		return errNotOurs(l)
+	}
+	return a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) { e.String(unix.IFLA_IFNAME, name) })
+}
+
+// LiveRename reports whether the kernel gives links another name while they are
+// up. Linux does from 6.2 on; to try it would take a link.
+func LiveRename() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 6 || major == 6 && minor >= 2
 }
 
 // rename gives a link another name, for which it has to be down.

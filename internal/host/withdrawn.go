@@ -125,10 +125,13 @@ func missing(r, other hoststate.Rule) []hoststate.Expr {
 	return list
 }
 
-// remains is what of a rule's permission for a prefix is in one of the others,
-// which is narrower by a link or by who has to begin.
+// remains is what of a rule's permission for a prefix is in one of the others
+// about it, which is narrower by a link or by who has to begin.
 func remains(rules []hoststate.Rule, r hoststate.Rule, p netip.Prefix) ended {
 	for _, other := range rules {
+		if !slices.Contains(prefixesIn(other), p) {
+			continue
+		}
 		left := ended{prefix: p}
 		narrower := true
 		for _, e := range missing(other, r) {

@@ -59,6 +59,9 @@ type Bridge struct {
 	ForwardDelay int
 	// VLANs says that the bridge keeps the VLANs of its ports apart.
 	VLANs bool
+	// Rename says that a bridge of another name with the same alias becomes this
+	// one, with all that it has. It is wanted only, never observed.
+	Rename bool
 }
 
 // BridgeKey names the bridge link called name.

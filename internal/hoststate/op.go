@@ -34,6 +34,13 @@ func (o Op) Object() Object {
 // Key is the key of the object the operation is about.
 func (o Op) Key() Key { return o.Object().Key() }
 
+// Renames reports whether the operation gives a bridge another name.
+func (o Op) Renames() bool {
+	old, was := o.Old.(Bridge)
+	b, is := o.New.(Bridge)
+	return was && is && old.Name != b.Name
+}
+
 // Inverse is the operation that undoes o.
 func (o Op) Inverse() Op {
 	switch o.Verb {
@@ -73,7 +80,8 @@ var removalRank = [...]int{
 // SortOps puts operations into the order in which they have to be carried out:
 // removals of services and of links' being up, then creations and changes by
 // kind, then all other removals. A bridge whose ports move to another one stays
-// up until they have: what is sent to the guests meanwhile has a way.
+// up until they have: what is sent to the guests meanwhile has a way. One that
+// gets another name does so when the rules for that are there.
 func SortOps(ops []Op) {
 	left := leftBridges(ops)
 	relieved := func(o Op) bool { return o.Verb == Delete && o.Key().Kind == KindLinkUp && left[o.Key().Name] }
@@ -89,6 +97,8 @@ func SortOps(ops []Op) {
 	}
 	rank := func(o Op) int {
 		switch {
+		case o.Renames():
+			return 2*int(KindElement) + 1
 		case relieved(o):
 			return 2*int(KindMember) + 1
 		case o.Verb == Delete:

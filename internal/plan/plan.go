@@ -37,6 +37,8 @@ type Facts struct {
 	ForceForwarding bool
 	// NoIPv6 says that the kernel runs without IPv6.
 	NoIPv6 bool
+	// LiveRename says that the kernel gives links another name while they are up.
+	LiveRename bool
 	// Leases are the addresses that guests hold from the network, if the host
 	// answers elsewhere for those.
 	Leases []netip.Addr
@@ -182,6 +184,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		MTU:          n.MTU,
 		STP:          stp,
 		ForwardDelay: forwardDelay(n, stp),
+		Rename:       facts.LiveRename,
 		VLANs:        filtersVLANs(n, facts),
 	}, hoststate.LinkUp{Link: bridge})
 

@@ -78,6 +78,7 @@ var liveEdits = slices.Concat(
 		{name: "route", old: "</network>", text: "<route address='192.168.70.0' prefix='24' gateway='192.168.50.8'/></network>"},
 		{name: "MTU", old: "<mac", text: "<mtu size='1400'/><mac"},
 		{name: "domain", old: "<dns>", text: "<domain name='lab.example' localOnly='yes'/><dns>"},
+		{name: "limit", old: "<dns>", text: "<bandwidth><inbound average='500000' peak='900000' burst='2000'/></bandwidth><dns>", mayLose: mayLose},
 		{name: "forwarder", old: "<dns>", text: "<dns><forwarder addr='203.0.113.1'/>"},
 		{name: "no DNS", old: "<dns><txt name='a' value='b'/></dns>", text: "<dns enable='no'/>"},
 		{name: "no DHCP", old: "<dhcp><range start='192.168.50.2' end='192.168.50.254'/></dhcp>", text: ""},
@@ -116,7 +117,7 @@ func TestChangesCostGuestsNothing(t *testing.T) {
 	var steps []step
 	note := func(e liveEdit) {
 		if err := flow.Await(s.context(), 1); err != nil {
-			t.Fatalf("the transfer has ended with %s: %v", steps[len(steps)-1].name, err)
+			t.Fatalf("the transfer has ended with %s: %v, %v", steps[len(steps)-1].name, err, flow.Stop().Err)
 		}
 		steps = append(steps, step{e, ping.Sent()})
 	}
