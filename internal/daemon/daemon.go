@@ -125,6 +125,7 @@ func Run(ctx context.Context, c Config) error {
 
 		LiveRename:      host.LiveRename(),
 		ForceForwarding: exists("/proc/sys/net/ipv6/conf/all/force_forwarding"),
+		Firewalld:       func() bool { return exists("/run/firewalld.pid") },
 		Foreign:         libvirtNetworks(c.LibvirtDirs),
 		Dnsmasq:         plan.Dnsmasq{Dir: c.dnsmasqDir(), ResolvConf: c.ResolvConf, Always: c.Dnsmasq},
 		Default:         !c.NoDefault,

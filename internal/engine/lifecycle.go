@@ -32,6 +32,9 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 	if err := plan.Check(def); err != nil {
 		return err
 	}
+	if err := e.checkZone(def); err != nil {
+		return err
+	}
 	if err := e.collisions(n, def); err != nil {
 		return err
 	}
@@ -189,6 +192,9 @@ func (e *Engine) keepInactive(n *network) error {
 // The caller holds n.busy, and the network is active.
 func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) error {
 	if err := plan.Check(def); err != nil {
+		return err
+	}
+	if err := e.checkZone(def); err != nil {
 		return err
 	}
 	if err := e.collisions(n, def); err != nil {

@@ -37,7 +37,7 @@ func TestDefinitionsChangedBehindTheBack(t *testing.T) {
 	}{
 		{"untouched", func(*rig, Info) {}, true},
 		{"broken", func(r *rig, _ Info) { r.edit("a", "</network>", "") }, true},
-		{"says what cannot be applied", func(r *rig, _ Info) { r.edit("a", "<bridge ", "<bridge zone='trusted' ") }, true},
+		{"says what cannot be applied", func(r *rig, _ Info) { r.edit("a", "<range ", "<host name='x' ip='10.9.9.9'/><range ") }, true},
 		{"another UUID", func(r *rig, i Info) { r.edit("a", i.UUID.String(), netdef.NewUUID().String()) }, true},
 		{"no UUID", func(r *rig, i Info) { r.edit("a", "<uuid>"+i.UUID.String()+"</uuid>", "") }, true},
 		{"no bridge name", func(r *rig, i Info) { r.edit("a", "name='"+i.Bridge+"' ", "") }, true},

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -84,7 +85,7 @@ func TestReloadOfWhatCannotBeApplied(t *testing.T) {
 	r.must(r.Start(t.Context(), i.UUID))
 	before, err := r.XML(i.UUID, false)
 	r.must(err)
-	r.edit("a", "<bridge ", "<bridge zone='trusted' ")
+	r.edit("a", "<range ", "<host name='x' ip='10.9.9.9'/><range ")
 	r.reloads("added [] changed [] removed [] failed 1")
 	if after, err := r.XML(i.UUID, false); err != nil || after != before {
 		t.Errorf("%v: now it is\n%s", err, after)
@@ -128,5 +129,21 @@ func TestUnpluggedWhileInactive(t *testing.T) {
 	r.must(r.Start(t.Context(), i.UUID))
 	if ports := r.host.Ports(i.Bridge); len(ports) != 0 {
 		t.Errorf("ports: %v", ports)
+	}
+}
+
+// A zone is refused when the network starts: in libvirt's words where there is
+// no firewalld to have one.
+func TestZone(t *testing.T) {
+	for running, want := range map[bool]string{
+		false: "internal error: zone trusted requested for network a but firewalld is not active",
+		true:  "unsupported configuration: <bridge zone=> in network 'a' cannot be applied by this version of viaduct",
+	} {
+		r := newRig(t)
+		r.Firewalld = func() bool { return running }
+		i := r.define(strings.Replace(natXML("a", 1), "<ip ", "<bridge zone='trusted'/><ip ", 1))
+		if err := r.Start(t.Context(), i.UUID); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }

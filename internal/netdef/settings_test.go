@@ -24,7 +24,7 @@ func TestSettings(t *testing.T) {
 		{"<v:services backend='bind'/>", Settings{}, "bind"},
 		{"<v:exempt destination='10.0.0.0/8'/><v:exempt source='10.9.0.7'/>",
 			Settings{Exempt: []Exemption{{Destination: net10}, {Source: netip.MustParsePrefix("10.9.0.7/32")}}}, ""},
-		{"<v:exempt source='10.0.0.0/99'/>", Settings{}, "10.0.0.0/99"},
+		{"<v:exempt source='10.0.0.0/99'/>", Settings{}, "Invalid value '10.0.0.0/99' of attribute 'source' in element 'v:exempt': no IP network"},
 		{"<v:exempt source='ten'/>", Settings{}, "ten"},
 		{"<v:guard/>", Settings{Guard: FullGuard()}, ""},
 		{"<v:guard check='mac, arp, 10.9.0.0/28'/>", Settings{Guard: &Guard{

@@ -13,7 +13,6 @@ var unapplied = []struct {
 	element string
 	given   func(n *netdef.Network) bool
 }{
-	{"<bridge zone=>", func(n *netdef.Network) bool { return n.Bridge.Zone != "" }},
 	{"<bandwidth> where guests are routed to", func(n *netdef.Network) bool {
 		return n.Bandwidth != nil && n.Forward.Mode.OwnsBridge() && !n.OwnsBridge()
 	}},
@@ -51,11 +50,28 @@ func Check(n *netdef.Network) error {
 	if err := checkVLANs(n); err != nil {
 		return err
 	}
+	if err := checkReservations(n); err != nil {
+		return err
+	}
 	s, err := n.Settings()
 	if err != nil || s.Guard == nil {
 		return err
 	}
 	return CheckGuard(n, s.Guard)
+}
+
+// checkReservations refuses addresses that no guest of the subnet could use.
+// dnsmasq takes them and never gives them to anybody.
+func checkReservations(n *netdef.Network) error {
+	for _, ip := range n.IPs {
+		for _, h := range ip.Hosts {
+			if subnet := ip.Prefix(); h.IP.IsValid() && !subnet.Contains(h.IP) {
+				return netdef.Errorf(netdef.ErrConfigUnsupported, "static host address %s is not within network %s/%d in network '%s'",
+					h.IP, ip.Address, subnet.Bits(), n.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // CheckGuard refuses a guard that cannot be put into effect on the ports of a

@@ -38,13 +38,14 @@ type scale struct {
 	halvings        int // of the interval in which the highest rate is sought
 	queryRounds     int // of DNS load
 	rpcRounds       int // of commands of libvirt's clients
+	edits           int // of each kind
 }
 
 var (
 	fullScale = scale{batch: 10, batches: 10, many: 1000, fewStarted: 50, boots: 5, bigBoots: 2, leases: 3, vifs: 30, rounds: 9, seconds: 1,
-		loadSeconds: 5, halvings: 3, queryRounds: 7, rpcRounds: 11}
+		loadSeconds: 5, halvings: 3, queryRounds: 7, rpcRounds: 11, edits: 20}
 	quickScale = scale{batch: 5, batches: 2, many: 100, fewStarted: 10, boots: 2, bigBoots: 1, leases: 1, vifs: 5, rounds: 1, seconds: 1,
-		loadSeconds: 2, halvings: 1, queryRounds: 1, rpcRounds: 1}
+		loadSeconds: 2, halvings: 1, queryRounds: 1, rpcRounds: 1, edits: 3}
 )
 
 // parts are what can be measured, in order.
@@ -56,6 +57,7 @@ var parts = []struct {
 	{"many", (*bench).manyNetworks},
 	{"boot", (*bench).boot},
 	{"lease", (*bench).lease},
+	{"edit", (*bench).edit},
 	{"traffic", (*bench).traffic},
 	{"dhcp", (*bench).dhcp4},
 	{"dhcp6", (*bench).dhcp6},

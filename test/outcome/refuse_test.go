@@ -108,7 +108,7 @@ var wrongDefinitions = []struct {
 
 // unappliedDefinitions say what this version understands and does not do yet.
 var unappliedDefinitions = []struct{ xml, element string }{
-	{network("<bridge name='virbr50' zone='trusted'/>"), "<bridge zone=>"},
+	{dhcp("<host mac='52:54:00:12:34:56' ip='10.9.9.9'/>"), "10.9.9.9"},
 	{network("<forward mode='bridge'/><bridge name='br0'/><vlan><tag id='4095'/></vlan>"), "vlan tag id 4095"},
 	{network("<forward mode='private' dev='eth0'/><port isolated='yes'/>"), "<port isolated='yes'>"},
 	{"<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>a</name><forward mode='bridge'/><bridge name='br0'/>" +
