@@ -99,7 +99,12 @@ func (e *Engine) Confirm(ctx context.Context, id netdef.UUID, undo bool) error {
 	}
 	var err error
 	if undo {
-		err = e.takeBack(context.WithoutCancel(ctx), w.undo)
+		// Should the daemon die half-way, the next one goes on.
+		due := w.undo
+		due.Deadline = time.Now()
+		if err = e.Store.PutUndo(due); err == nil {
+			err = e.takeBack(context.WithoutCancel(ctx), due)
+		}
 	} else {
 		err = e.Store.DeleteUndo(w.undo.ID)
 	}

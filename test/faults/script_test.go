@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"viaduct/internal/lab"
@@ -46,6 +47,15 @@ func plainXML(name, domain string, n int) string {
 		<ip address='192.168.%d.1' prefix='24'/></network>`, name, n, domain, n)
 }
 
+// porchXML is a network in the uplink's own subnet, for whose guests the host answers.
+const porchXML = `<network><name>porch</name><metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:answer dev='eth0'/></v:settings></metadata>
+	<forward mode='route'/><bridge name='virbr53'/><domain name='wood'/><ip address='203.0.113.137' prefix='29'/></network>`
+
+// limit is what the guests of a network receive, in KiB/s.
+func limit(rate int) string {
+	return fmt.Sprintf("<bandwidth><inbound average='%d'/></bandwidth>", rate)
+}
+
 // script comes by every point at least once.
 var script = []step{
 	define("house", "one", houseXML("one")),
@@ -61,6 +71,14 @@ var script = []step{
 	reload("house"),
 	edit("house", "four", houseXML("four")),
 	reload("house"),
+	apply("house", "six", houseXML("six", limit(5000), "<ip address='192.168.61.1' prefix='24'/>")),
+	call(nil, "net-confirm", "house"),
+	apply("house", "seven", houseXML("seven", limit(6000), route(9))),
+	call(applied("house", "six"), "net-confirm", "house", "--undo"),
+	edit("house", "eight", houseXML("eight")),
+	reload("house"),
+	create("porch", "wood", porchXML),
+	call(stopped("porch"), "net-destroy", "porch"),
 	lease("house"),
 	call(stopped("house"), "net-destroy", "house"),
 	obstruct("guest"),
@@ -94,11 +112,16 @@ func define(name, domain, xml string) step { return withFile("net-define", defin
 
 func create(name, domain, xml string) step { return withFile("net-create", created(name, domain), xml) }
 
-func withFile(command string, e effect, xml string) step {
+// apply changes a running network for as long as nobody says otherwise.
+func apply(name, domain, xml string) step {
+	return withFile("net-apply", applied(name, domain), xml, "--confirm", "1h")
+}
+
+func withFile(command string, e effect, xml string, flags ...string) step {
 	return step{command, func(t *trial) error {
 		const path = "/tmp/definition.xml"
 		t.host.WriteFile(path, xml)
-		_, err := t.daemon.Viaduct(t.whileAlive, command, path)
+		_, err := t.daemon.Viaduct(t.whileAlive, slices.Concat([]string{command}, flags, []string{path})...)
 		return err
 	}, e}
 }

@@ -58,6 +58,10 @@ func created(name, domain string) effect {
 	return change(name, func(n *network) { n.Live = domain })
 }
 
+func applied(name, domain string) effect {
+	return change(name, func(n *network) { n.Config, n.Live = domain, domain })
+}
+
 func stopped(name string) effect { return change(name, func(n *network) { n.Live = "" }) }
 
 func undefined(name string) effect {
