@@ -184,7 +184,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		MTU:          n.MTU,
 		STP:          stp,
 		ForwardDelay: forwardDelay(n, stp),
-		Rename:       facts.LiveRename,
+		Rename:       facts.LiveRename && (n.Bandwidth == nil || n.Bandwidth.Outbound == nil),
 		VLANs:        filtersVLANs(n, facts),
 	}, hoststate.LinkUp{Link: bridge})
 
