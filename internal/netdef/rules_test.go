@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -84,13 +85,17 @@ var ruleFiles = regexp.MustCompile(`^(parse.*|validate|reader|update|port|rate|s
 // Every rule has a case that breaks it: of each error text some test says the
 // longest part that is no value.
 func TestEveryRuleIsBroken(t *testing.T) {
-	packages, err := parser.ParseDir(token.NewFileSet(), ".", nil, 0)
+	paths, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	rules := map[string]string{} // where by what is looked for
 	var said strings.Builder
-	for path, file := range packages["netdef"].Files {
+	for _, path := range paths {
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		test := strings.HasSuffix(path, "_test.go")
 		ast.Inspect(file, func(n ast.Node) bool {
 			switch n := n.(type) {
