@@ -82,7 +82,8 @@ func build(t *testing.T, dir string) parts {
 		dom0.Tree("lib/modules", filepath.Join(tree, "lib/modules")),
 		dom0.Copy("guest/vmlinuz", p.kernel), dom0.Copy("guest/initrd", guestInitrd),
 	))
-	for _, script := range []string{"vif-viaduct"} {
+	for _, script := range []string{"vif-viaduct", "vif-nat", "vif-route"} {
+		must(os.RemoveAll(filepath.Join(string(dom0), "etc/xen/scripts", script)))
 		must(dom0.Link("etc/xen/scripts/"+script, "/usr/bin/viaduct"))
 	}
 	libraries := filepath.Join(xen, "usr/lib/x86_64-linux-gnu")
@@ -93,7 +94,7 @@ func build(t *testing.T, dir string) parts {
 	must(dom0.Program("usr/bin/xenstore-ls", filepath.Join(xen, "usr/bin/xenstore-ls"), libraries))
 	// xl's threads end by it, which ldd does not know.
 	must(dom0.Copy("usr/lib/libgcc_s.so.1", "/lib/x86_64-linux-gnu/libgcc_s.so.1"))
-	for _, name := range []string{"nft", "ip", "tc", "nsenter"} {
+	for _, name := range []string{"nft", "ip", "bridge", "tc", "nsenter"} {
 		must(dom0.Program("usr/bin/"+name, name))
 	}
 	must(kernel.Archive(string(dom0), p.initrd))

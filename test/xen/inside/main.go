@@ -38,6 +38,7 @@ var steps = []struct {
 	{"spoofing", spoofing},
 	{"script fails", scriptFails},
 	{"guests leave nothing", leave},
+	{"NAT, routes and a VLAN", otherKinds},
 }
 
 func main() {

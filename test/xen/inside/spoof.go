@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
+	"os/exec"
 	"strings"
 )
 
@@ -75,9 +77,9 @@ func (g *guest) mac() net.HardwareAddr {
 }
 
 // lies has a guest send frames, of which the last alone is true, and fails the
-// step unless only this one is heard. What is heard
+// step unless of a guest that is guarded only this one is heard. What is heard
 // a listener says line by line.
-func (g *guest) lies(frames []frame, hear func(marks string) (heard func() string)) {
+func (g *guest) lies(guarded bool, frames []frame, hear func(marks string) (heard func() string)) {
 	var marks, all []string
 	for i, f := range frames {
 		mark := fmt.Sprintf(markFormat, i)
@@ -87,7 +89,7 @@ func (g *guest) lies(frames []frame, hear func(marks string) (heard func() strin
 	g.run("agent frame eth0 " + strings.Join(all, " "))
 	said := heard()
 	for i, f := range frames {
-		want := i == len(frames)-1
+		want := !guarded || i == len(frames)-1
 		if strings.Contains(said, "HEARD "+marks[i]) != want {
 			g.w.Errorf("%s: %s: heard: %v", g.name, f.what, !want)
 		}
@@ -98,16 +100,17 @@ func (g *guest) lies(frames []frame, hear func(marks string) (heard func() strin
 var stranger = net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 0x77}
 
 // spoofing: a bridged guest whose address is known is heard by another guest as
-// itself, and not as anybody else.
+// itself, and not as anybody else; one of whom nothing is known may be anybody.
 func spoofing(w *world) {
-	w.dave.liesTo(w.bob)
+	w.dave.liesTo(w.bob, true)
+	w.carol.liesTo(w.bob, false)
 }
 
 // liesTo is lies to another guest.
-func (g *guest) liesTo(to *guest) {
+func (g *guest) liesTo(to *guest, guarded bool) {
 	w := g.w
 	own, victim := g.mac(), to.mac()
-	g.lies([]frame{
+	g.lies(guarded, []frame{
 		{"another MAC", stranger, victim, kindIPv4, ip4(g.addr, to.addr)},
 		{"another IP", own, victim, kindIPv4, ip4(w.alice.addr, to.addr)},
 		{"another IPv6", own, victim, kindIPv6, ip6("fd00::77", "fd00::1")},
@@ -123,4 +126,39 @@ func (g *guest) liesTo(to *guest) {
 			return said
 		}
 	})
+}
+
+// liesOutside is lies for a guest with a link of its own to the host, whose
+// packets are heard outside. Its router is the host under this address.
+func (g *guest) liesOutside(router string) {
+	w := g.w
+	own, host := g.mac(), net.HardwareAddr{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff}
+	const stolen = "198.51.100.99"
+	g.lies(true, []frame{
+		{"another MAC", stranger, host, kindIPv4, ip4(g.addr, outsideAddr)},
+		{"another IP", own, host, kindIPv4, ip4(stolen, outsideAddr)},
+		{"ARP of another IP", own, host, kindARP, arp(own, stolen, host, router)},
+		{"itself", own, host, kindIPv4, ip4(g.addr, outsideAddr)},
+	}, w.hearOutside)
+	if known := w.run("ip", "neigh", "show", stolen); strings.TrimSpace(known) != "" {
+		w.Errorf("%s: the host believes: %s", g.name, known)
+	}
+}
+
+// hearOutside listens beyond the host's uplink.
+func (w *world) hearOutside(marks string) func() string {
+	listener := exec.Command("nsenter", append([]string{"-t", fmt.Sprint(w.outside), "-n", "agent", "hear", "eth0"}, strings.Fields(marks)...)...)
+	out, err := listener.StdoutPipe()
+	w.must(err)
+	w.must(listener.Start())
+	lines := bufio.NewScanner(out)
+	lines.Scan() // HEARING
+	return func() string {
+		var said []string
+		for lines.Scan() {
+			said = append(said, lines.Text())
+		}
+		w.must(listener.Wait())
+		return strings.Join(said, "\n")
+	}
 }
