@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -255,23 +254,4 @@ func (g *guest) close() {
 		g.console.Close()
 	}
 	g.domid, g.console = "", nil
-}
-
-// changed waits until a key of Xen's store has such a value.
-func (w *world) changed(key, value string) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	changes, stop, err := w.store.Watch(ctx, key)
-	w.must(err)
-	defer stop()
-	for {
-		if w.read(key) == value {
-			return
-		}
-		select {
-		case <-changes:
-		case <-ctx.Done():
-			w.Fatalf("%s is %q, not %q", key, w.read(key), value)
-		}
-	}
 }

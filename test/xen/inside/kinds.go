@@ -28,6 +28,8 @@ const vlanPort = `<networkport><uuid>%s</uuid><owner><name>%s</name><uuid>7d1f3a
 func otherKinds(w *world) {
 	w.run("ip", "link", "add", "br0", "type", "bridge", "vlan_filtering", "1")
 	w.Cleanup(func() { w.run("ip", "link", "del", "br0") })
+	// Or it gets an address of its own when its first port comes.
+	w.must(os.WriteFile("/proc/sys/net/ipv6/conf/br0/disable_ipv6", []byte("1"), 0))
 	w.run("ip", "link", "set", "br0", "up")
 	w.must(os.WriteFile("/tmp/trunk.xml", []byte(vlanXML), 0o644))
 	w.run("viaduct", "net-create", "/tmp/trunk.xml")
