@@ -64,6 +64,12 @@ var absent = map[string]string{
 	"claim":   "it takes a bridge of another program's; the tests of importing have it",
 	"macvtap": "it takes a device of the host's that leads out",
 	"mtu":     "it is left as it is, so that no host is as before",
+	"uplink":  "it moves what the host is reached by, and has points of its own in the tests of uplinks",
+	// Here the host answers for a subnet of IPv4 as a whole, by a setting of its link.
+	"proxy":      "it is of single addresses, such as those of IPv6",
+	"port flags": "they are of ports that are kept apart, or in a bridge that is told where its guests are",
+	"station":    "it is of a bridge that is told where its guests are",
+	"port vlans": "they need a kernel whose bridges filter by VLAN",
 }
 
 // hostPoints are the points around each sort of operation on the host, but

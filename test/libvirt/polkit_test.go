@@ -186,8 +186,11 @@ func (s *server) onBehalf() {
 		fmt.Sprintf("msg=changed call=virNetworkCreate by=\"user mail (uid %d, pid %d)\"", uid, pid),
 		fmt.Sprintf("msg=\"refused a change\" call=virNetworkDestroy by=\"user mail (uid %d, pid %d)\"", uid, pid),
 	} {
-		if !strings.Contains(s.log(), line) {
-			s.t.Errorf("the log does not say %s:\n%s", line, s.log())
-		}
+		lab.Eventually(s.t, 10*time.Second, func() error {
+			if log := s.log(); !strings.Contains(log, line) {
+				return fmt.Errorf("the log does not say %s:\n%s", line, log)
+			}
+			return nil
+		})
 	}
 }
