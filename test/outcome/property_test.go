@@ -115,8 +115,17 @@ func (h *drawnHost) remove(name string) {
 // the network was in NAT mode.
 var translation = regexp.MustCompile(`(?m)^\t(map nat_from|chain postrouting|chain nat_\S+) \{\n(\t\t.*\n)*\t\}\n\n?`)
 
-// goneOn is the dump of a host without what a network has that left NAT mode.
+// numbered are the labels that the kernel gives the addresses but the first of a
+// link that is renamed (inetdev_changename in net/ipv4/devinet.c), and which only
+// ifconfig shows.
+var numbered = regexp.MustCompile(`(?m) label \S+:\d+$`)
+
+// goneOn is the dump of a host without what a network has that left NAT mode, or
+// whose bridge was renamed.
 func goneOn(dump string, from, to *netdef.Network) string {
+	if from.Bridge.Name != to.Bridge.Name {
+		dump = numbered.ReplaceAllString(dump, "")
+	}
 	if from.Forward.Mode == netdef.ModeNAT && to.Forward.Mode != netdef.ModeNAT {
 		return translation.ReplaceAllString(dump, "")
 	}
