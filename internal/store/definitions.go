@@ -167,10 +167,16 @@ func (s *Store) readDefinitions() ([]Definition, []*FileError) {
 	if err != nil {
 		return nil, []*FileError{{Path: s.paths.networks, Err: err}}
 	}
+	return readNamed(names, s.definitionPath)
+}
+
+// readNamed reads definitions by their names, whose files have the paths that
+// pathOf says.
+func readNamed(names []string, pathOf func(name string) string) ([]Definition, []*FileError) {
 	var defs []Definition
 	var errs []*FileError
 	for _, name := range names {
-		path := s.definitionPath(name)
+		path := pathOf(name)
 		xml, err := readDefinition(name, path)
 		if err != nil {
 			errs = append(errs, &FileError{Path: path, Name: name, Err: err})

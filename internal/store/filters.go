@@ -55,16 +55,5 @@ func (s *Store) Filters() ([]Definition, []*FileError) {
 	if err != nil {
 		return nil, []*FileError{{Path: s.paths.filters, Err: err}}
 	}
-	var defs []Definition
-	var errs []*FileError
-	for _, name := range names {
-		path := s.filterPath(name)
-		xml, err := readDefinition(name, path)
-		if err != nil {
-			errs = append(errs, &FileError{Path: path, Name: name, Err: err})
-			continue
-		}
-		defs = append(defs, Definition{Name: name, Path: path, XML: xml})
-	}
-	return defs, errs
+	return readNamed(names, s.filterPath)
 }

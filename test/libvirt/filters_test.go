@@ -4,8 +4,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"viaduct/internal/lab"
 )
 
@@ -74,7 +72,7 @@ func TestVirshFiltersTheSame(t *testing.T) {
 		s.host.SetMaster("vnet0", "virbr50")
 		s.host.LinkUp("vnet0")
 	}
-	total, equal := 0, 0
+	var compared comparison
 	for _, step := range filterSteps() {
 		var got [2]lab.Result
 		var both sync.WaitGroup
@@ -84,20 +82,7 @@ func TestVirshFiltersTheSame(t *testing.T) {
 			})
 		}
 		both.Wait()
-		for i := range got {
-			got[i].Stdout, got[i].Stderr = hide(got[i].Stdout), hide(got[i].Stderr)
-		}
-		total++
-		diff := cmp.Diff(got[0], got[1])
-		if diff == "" {
-			equal++
-		}
-		switch {
-		case step.differs == "" && diff != "":
-			t.Errorf("virsh %s (-libvirt +viaduct):\n%s", step.command, diff)
-		case step.differs != "" && diff == "":
-			t.Errorf("virsh %s is the same by now; it was said that it differs: %s", step.command, step.differs)
-		}
+		compared.add(t, step.command, step.differs, got)
 	}
-	t.Logf("%d of %d steps are equal", equal, total)
+	t.Log(compared)
 }

@@ -91,7 +91,7 @@ func TestVirshSaysTheSame(t *testing.T) {
 		s.prepare()
 		watching[i] = append(watching[i], s.host.Start("sh", "-c", "exec "+watchers["all networks"]))
 	}
-	total, equal := 0, 0
+	var compared comparison
 	for _, group := range steps {
 		for _, step := range group {
 			var got [2]lab.Result
@@ -106,23 +106,10 @@ func TestVirshSaysTheSame(t *testing.T) {
 				theirs.visitor()
 				ours.visitor()
 			}
-			for i := range got {
-				got[i].Stdout, got[i].Stderr = hide(got[i].Stdout), hide(got[i].Stderr)
-			}
-			total++
-			diff := cmp.Diff(got[0], got[1])
-			if diff == "" {
-				equal++
-			}
-			switch {
-			case step.differs == "" && diff != "":
-				t.Errorf("virsh %s (-libvirt +viaduct):\n%s", step.command, diff)
-			case step.differs != "" && diff == "":
-				t.Errorf("virsh %s is the same by now; it was said that it differs: %s", step.command, step.differs)
-			}
+			compared.add(t, step.command, step.differs, got)
 		}
 	}
-	t.Logf("%d of %d steps are equal", equal, total)
+	t.Log(compared)
 	for w := range watching[0] {
 		var got [2]string
 		for i := range got {

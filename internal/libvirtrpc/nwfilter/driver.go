@@ -92,17 +92,24 @@ func connectAllowed(c *dispatch.Call, permission string) error {
 	return c.Allow("connect", permission, map[string]string{"connect_driver": "nwfilter"})
 }
 
-// one reads a filter (remote_nonnull_nwfilter) and, behind it, flags if there
-// are any, and finds the filter. Its UUID is enough.
-func (d *driver) one(c *dispatch.Call, permission, flagged string) (*netdef.Filter, error) {
-	name, id, flags := c.In.String(), c.In.UUID(), uint32(0)
+// end reads the flags that a call ends with, none of which is known: if flagged,
+// the function that has them, is "", there are none.
+func end(c *dispatch.Call, flagged string) error {
+	flags := uint32(0)
 	if flagged != "" {
 		flags = c.In.Uint32()
 	}
 	if err := c.In.End(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := checkFlags(flags, 0, flagged); err != nil {
+	return checkFlags(flags, 0, flagged)
+}
+
+// one reads a filter (remote_nonnull_nwfilter) and, behind it, flags if there
+// are any, and finds the filter. Its UUID is enough.
+func (d *driver) one(c *dispatch.Call, permission, flagged string) (*netdef.Filter, error) {
+	name, id := c.In.String(), c.In.UUID()
+	if err := end(c, flagged); err != nil {
 		return nil, err
 	}
 	f, err := d.Filter(id)
@@ -276,14 +283,8 @@ func (d *driver) lookupBinding(c *dispatch.Call) error {
 // oneBinding reads a binding (remote_nonnull_nwfilter_binding) and, behind it,
 // flags if there are any.
 func (d *driver) oneBinding(c *dispatch.Call, permission, flagged string) (*netdef.FilterBinding, error) {
-	link, _, flags := c.In.String(), c.In.String(), uint32(0)
-	if flagged != "" {
-		flags = c.In.Uint32()
-	}
-	if err := c.In.End(); err != nil {
-		return nil, err
-	}
-	if err := checkFlags(flags, 0, flagged); err != nil {
+	link, _ := c.In.String(), c.In.String()
+	if err := end(c, flagged); err != nil {
 		return nil, err
 	}
 	b, err := d.Binding(link)
