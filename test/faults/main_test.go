@@ -5,10 +5,7 @@
 package faults
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"viaduct/internal/lab"
@@ -19,22 +16,9 @@ var binary string
 
 func TestMain(m *testing.M) {
 	lab.Init()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "faults")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "viaduct")
-	build := exec.Command("go", "build", "-o", binary, "viaduct/cmd/viaduct")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build viaduct: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
+	var dir string
+	dir, binary = lab.BuildForTests("faults")
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
 }

@@ -1,23 +1,10 @@
 package kernel
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 )
-
-// GoBuild builds a static program of ours into a folder and returns its path.
-func GoBuild(dir, pkg, name string) (string, error) {
-	path := filepath.Join(dir, name)
-	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
-	}
-	return path, nil
-}
 
 // Root is a folder that becomes a machine's file system.
 type Root string

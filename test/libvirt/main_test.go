@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,20 +24,9 @@ var binary, scratch string
 
 func TestMain(m *testing.M) {
 	lab.Init()
-	dir, err := os.MkdirTemp("", "libvirt")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	scratch, binary = dir, filepath.Join(dir, "viaduct")
-	build := exec.Command("go", "build", "-o", binary, "viaduct/cmd/viaduct")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build viaduct: %v\n%s", err, out)
-		os.Exit(1)
-	}
+	scratch, binary = lab.BuildForTests("libvirt")
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		os.RemoveAll(dir)
+		os.RemoveAll(scratch)
 		os.Exit(code)
 	}))
 }

@@ -5,8 +5,6 @@ package vm
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"viaduct/internal/lab"
@@ -45,12 +43,4 @@ func need(t *testing.T) {
 	t.Skipf("needs %q, which is not installed", missing)
 }
 
-func goBuild(pkg, name string) (string, error) {
-	path := filepath.Join(scratch, name)
-	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
-	}
-	return path, nil
-}
+func goBuild(pkg, name string) (string, error) { return lab.Build(scratch, pkg, name) }

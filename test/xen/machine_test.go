@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"viaduct/internal/lab"
 	"viaduct/test/kernel"
 )
 
@@ -55,7 +56,7 @@ func build(t *testing.T, dir string) parts {
 	must(gunzip(p.xen, filepath.Join(xen, "boot/xen-4.17-amd64.gz")))
 
 	program := func(pkg string) string {
-		path, err := kernel.GoBuild(dir, pkg, filepath.Base(pkg))
+		path, err := lab.Build(dir, pkg, filepath.Base(pkg))
 		must(err)
 		return path
 	}

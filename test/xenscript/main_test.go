@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,18 +21,8 @@ var binary string
 
 func TestMain(m *testing.M) {
 	lab.Init()
-	dir, err := os.MkdirTemp("", "xenscript")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	binary = filepath.Join(dir, "viaduct")
-	build := exec.Command("go", "build", "-o", binary, "viaduct/cmd/viaduct")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build viaduct: %v\n%s", err, out)
-		os.Exit(1)
-	}
+	var dir string
+	dir, binary = lab.BuildForTests("xenscript")
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		os.RemoveAll(dir)
 		os.Exit(code)
