@@ -129,13 +129,13 @@ func netplanMove(content string, card Card, bridge string) (changed string, foun
 	if top < 0 {
 		return "", false, nil
 	}
-	at := -1
+	at, kindIndent := -1, 0
 	for _, kind := range netplanKinds {
 		if mapping := child(all, top, kind); mapping >= 0 && at < 0 {
 			if all[mapping].rest != "" {
 				return "", false, fmt.Errorf("%s is written on one line, which is not understood", kind)
 			}
-			at = child(all, mapping, card.Name)
+			at, kindIndent = child(all, mapping, card.Name), all[mapping].indent
 		}
 	}
 	if at < 0 {
@@ -144,7 +144,6 @@ func netplanMove(content string, card Card, bridge string) (changed string, foun
 	if all[at].rest != "" || strings.ContainsAny(content, "&*") {
 		return "", false, fmt.Errorf("%s is written on one line, or with anchors, which is not understood", card.Name)
 	}
-	kindIndent := all[child(all, top, firstKey(all, top))].indent
 	keep, moved := divideNetplan(all, at)
 	pad := strings.Repeat(" ", all[at].indent-kindIndent)
 	inner := strings.Repeat(" ", kindIndent) + pad + pad
@@ -176,16 +175,6 @@ func netplanMove(content string, card Card, bridge string) (changed string, foun
 		}
 	}
 	return strings.Join(out, "\n") + "\n", true, nil
-}
-
-// firstKey is the first key right below the mapping at i.
-func firstKey(all []yamlLine, i int) string {
-	for _, l := range all[i+1:] {
-		if l.key != "" {
-			return l.key
-		}
-	}
-	return ""
 }
 
 // divideNetplan divides the lines below the card's key between card and bridge.
