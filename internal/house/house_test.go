@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -194,6 +195,35 @@ func TestPackagesSayWhatTheyAreFor(t *testing.T) {
 	for pkg, ok := range documented {
 		if !ok {
 			t.Errorf("package %s has no package comment", pkg)
+		}
+	}
+}
+
+// The document says where every package is, and each decision has a number of
+// its own, so that one can be spoken of.
+func TestDesignDocument(t *testing.T) {
+	data, err := os.ReadFile("../../docs/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(data)
+	for _, floor := range floors {
+		for _, pkg := range floor {
+			name := strings.TrimPrefix(pkg, "viaduct/")
+			if !strings.Contains(doc, "`"+name+"`") && !strings.Contains(doc, "`"+filepath.Base(name)+"`") {
+				t.Errorf("docs/design.md has no word of %s", name)
+			}
+		}
+	}
+	_, decisions, _ := strings.Cut(doc, "\n## Decisions\n")
+	decisions, _, _ = strings.Cut(decisions, "\n## ")
+	n := 0
+	for line := range strings.Lines(decisions) {
+		number, _, found := strings.Cut(line, ". **")
+		if got, err := strconv.Atoi(number); found && err == nil {
+			if n++; got != n {
+				t.Fatalf("decision %d of docs/design.md is numbered %d", n, got)
+			}
 		}
 	}
 }
