@@ -9,13 +9,13 @@ packages=(
   iproute2 iputils-ping nftables iptables conntrack ethtool tcpdump procps util-linux kmod strace
   dnsmasq-base iperf3 dnsperf kea-admin libvirt-clients libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu libsys-virt-perl python3-libvirt dbus-daemon polkitd
   xenstore-utils net-tools
-  qemu-system-x86 ipxe-qemu cpio e2fsprogs zstd dbus-daemon
+  qemu-system-x86 ipxe-qemu cpio e2fsprogs zstd dbus-daemon libyaml-0-2 libnm0 libndp0 libteamdctl0
 )
 
 # Installed, systemd-resolved would take over the machine's resolv.conf and
-# ifupdown its network cards, so they are only unpacked; of Xen only the scripts
+# ifupdown or NetworkManager its network cards, so they are only unpacked; of Xen only the scripts
 # are wanted, to compare with.
-unpacked=(systemd-resolved xen-utils-common ifupdown)
+unpacked=(systemd-resolved xen-utils-common ifupdown netplan.io libnetplan0 network-manager)
 unpacked_to=/usr/local/lib/viaduct-test
 
 missing=()

@@ -25,7 +25,7 @@ type UplinkSpec struct {
 	// Peer, if valid, is somebody who has to be reachable before and after.
 	Peer netip.Addr `json:"peer,omitzero"`
 	// Confirm takes the change back after this time unless ConfirmUplink is called.
-	Confirm time.Duration `json:"confirm,omitempty"`
+	Confirm time.Duration `json:"-"`
 	// Plan only tells what would be done.
 	Plan bool `json:"plan,omitempty"`
 	// Manager is who keeps the configuration; "" finds it out.

@@ -23,6 +23,19 @@ type Apply struct {
 	Confirm string `json:"confirm,omitempty"`
 }
 
+// confirmTime reads the member of a request that says how long a change awaits
+// confirmation.
+func confirmTime(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 || d > maxConfirm {
+		return 0, netdef.Errorf(netdef.ErrInvalidArg, "member 'confirm' is a duration up to %s, not '%s'", maxConfirm, text)
+	}
+	return d, nil
+}
+
 // apply makes networks equal to their definitions.
 func apply(_ *Server, r request) (any, error) {
 	text, err := r.body("request")
@@ -36,10 +49,8 @@ func apply(_ *Server, r request) (any, error) {
 		return nil, netdef.Errorf(netdef.ErrInvalidArg, "read request: %w", err)
 	}
 	o := engine.ApplyOptions{Plan: a.Plan, Prune: a.Prune}
-	if a.Confirm != "" {
-		if o.Confirm, err = time.ParseDuration(a.Confirm); err != nil || o.Confirm <= 0 || o.Confirm > maxConfirm {
-			return nil, netdef.Errorf(netdef.ErrInvalidArg, "member 'confirm' is a duration up to %s, not '%s'", maxConfirm, a.Confirm)
-		}
+	if o.Confirm, err = confirmTime(a.Confirm); err != nil {
+		return nil, err
 	}
 	report, err := r.api.Apply(r.Context(), a.Files, o)
 	return report, aboutInput(err)

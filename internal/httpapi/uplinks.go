@@ -17,6 +17,13 @@ type Uplinks struct {
 	Proposals []engine.UplinkProposal `json:"proposals"`
 }
 
+// Uplink is what POST /v1/uplinks takes.
+type Uplink struct {
+	engine.UplinkSpec
+	// Confirm is a duration such as "60s"; "" to need no confirmation.
+	Confirm string `json:"confirm,omitempty"`
+}
+
 func getUplinks(_ *Server, r request) (any, error) {
 	uplinks, proposals := r.api.Uplinks()
 	return Uplinks{uplinks, proposals}, nil
@@ -27,16 +34,16 @@ func createUplink(_ *Server, r request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var spec engine.UplinkSpec
+	var asked Uplink
 	in := json.NewDecoder(bytes.NewReader(text))
 	in.DisallowUnknownFields()
-	if err := in.Decode(&spec); err != nil {
+	if err := in.Decode(&asked); err != nil {
 		return nil, netdef.Errorf(netdef.ErrInvalidArg, "read request: %w", err)
 	}
-	if spec.Confirm < 0 || spec.Confirm > maxConfirm {
-		return nil, netdef.Errorf(netdef.ErrInvalidArg, "member 'confirm' is a duration up to %s, not %s", maxConfirm, spec.Confirm)
+	if asked.UplinkSpec.Confirm, err = confirmTime(asked.Confirm); err != nil {
+		return nil, err
 	}
-	return r.api.CreateUplink(r.Context(), spec)
+	return r.api.CreateUplink(r.Context(), asked.UplinkSpec)
 }
 
 func confirmUplink(_ *Server, r request) (any, error) {
@@ -54,7 +61,11 @@ func (c *Client) Uplinks(ctx context.Context) (Uplinks, error) {
 
 // CreateUplink puts a bridge in front of a network card.
 func (c *Client) CreateUplink(ctx context.Context, spec engine.UplinkSpec) (engine.UplinkReport, error) {
-	body, err := json.Marshal(spec)
+	asked := Uplink{UplinkSpec: spec}
+	if spec.Confirm != 0 {
+		asked.Confirm = spec.Confirm.String()
+	}
+	body, err := json.Marshal(asked)
 	if err != nil {
 		return engine.UplinkReport{}, err
 	}

@@ -1,8 +1,11 @@
 package uplink
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"path"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -28,11 +31,25 @@ var netplanCardKeys = []string{
 // netplanKinds are the mappings in which a card may be.
 var netplanKinds = []string{"ethernets", "bonds", "vlans"}
 
-// planNetplan moves what netplan's file says of the card to a bridge, in the
-// block style in which such files are written; what is written otherwise is
-// refused. Comments and all else stay as they are.
+// netplanID is what netplan's files call the card, which need not be its name:
+// they may know it by its MAC address.
+func netplanID(root fs.FS, card Card) (string, error) {
+	file, err := networkdFile(root, card)
+	id, made := strings.CutPrefix(strings.TrimSuffix(path.Base(file), ".network"), "10-netplan-")
+	if err != nil || !made {
+		return card.Name, err
+	}
+	return id, nil
+}
+
+// planNetplan moves what netplan's file says of the card to a bridge. Comments
+// and all else stay as they are.
 func planNetplan(root fs.FS, card Card, bridge string) ([]Edit, error) {
 	names, err := fs.Glob(root, "etc/netplan/*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	id, err := netplanID(root, card)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +59,7 @@ func planNetplan(root fs.FS, card Card, bridge string) ([]Edit, error) {
 		if err != nil {
 			return nil, err
 		}
-		changed, found, err := netplanMove(old, card, bridge)
+		changed, found, err := netplanMove(old, id, card, bridge)
 		if err != nil {
 			return nil, fmt.Errorf("/%s: %w", name, err)
 		}
@@ -51,148 +68,218 @@ func planNetplan(root fs.FS, card Card, bridge string) ([]Edit, error) {
 		}
 	}
 	if len(edits) != 1 {
-		return nil, fmt.Errorf("%s is defined in %d files in /etc/netplan, not in one", card.Name, len(edits))
+		return nil, fmt.Errorf("%s is defined in %d files in /etc/netplan, not in one", id, len(edits))
 	}
 	return edits, nil
 }
 
-// yamlLine is a line of a block mapping.
-type yamlLine struct {
-	raw    string
-	indent int
-	key    string // "" of a comment, an item or the like
-	rest   string // what follows the key
-}
-
-func yamlLines(content string) ([]yamlLine, error) {
-	var all []yamlLine
-	for line := range strings.Lines(content) {
-		line = strings.TrimRight(line, "\r\n")
-		body := strings.TrimLeft(line, " ")
-		l := yamlLine{raw: line, indent: len(line) - len(body)}
-		if strings.HasPrefix(body, "\t") {
-			return nil, fmt.Errorf("line %d is indented by a tab", len(all)+1)
-		}
-		if k, rest, ok := strings.Cut(body, ":"); ok && !strings.HasPrefix(body, "#") && !strings.HasPrefix(body, "- ") && (rest == "" || rest[0] == ' ') {
-			l.key, l.rest = strings.Trim(k, `"'`), strings.TrimSpace(rest)
-			if strings.HasPrefix(l.rest, "#") {
-				l.rest = ""
-			}
-		} else if body == "" || strings.HasPrefix(body, "#") {
-			l.indent = -1 // belongs to whatever it stands in
-		}
-		all = append(all, l)
-	}
-	return all, nil
-}
-
-// blockOf is the index after the last line of the mapping that begins at i.
-// What is an item of its list may stand as far left as the key.
-func blockOf(all []yamlLine, i int) int {
-	end := i + 1
-	for j := i + 1; j < len(all); j++ {
-		l := all[j]
-		item := l.indent == all[i].indent && strings.HasPrefix(strings.TrimSpace(l.raw), "-")
-		if l.indent >= 0 && l.indent <= all[i].indent && !item {
-			break
-		}
-		if l.indent >= 0 {
-			end = j + 1
-		}
-	}
-	return end
-}
-
-// child finds a key right below the mapping at i.
-func child(all []yamlLine, i int, k string) (at int) {
-	depth := -1
-	for j := i + 1; j < blockOf(all, i); j++ {
-		if all[j].indent < 0 {
-			continue
-		}
-		if depth < 0 {
-			depth = all[j].indent
-		}
-		if all[j].indent == depth && all[j].key == k {
-			return j
-		}
-	}
-	return -1
-}
-
-func netplanMove(content string, card Card, bridge string) (changed string, found bool, err error) {
-	all, err := yamlLines(content)
+// netplanMove is the file with the bridge in it. What was written is parsed
+// again, and has to say what was meant.
+func netplanMove(content, id string, card Card, bridge string) (changed string, found bool, err error) {
+	doc, err := parseYAML(content)
 	if err != nil {
 		return "", false, err
 	}
-	top := slices.IndexFunc(all, func(l yamlLine) bool { return l.indent == 0 && l.key == "network" })
-	if top < 0 {
-		return "", false, nil
+	m := netplanFile{lines: strings.Split(strings.TrimSuffix(content, "\n"), "\n"), bridge: bridge}
+	if found, err = m.find(doc, id); !found || err != nil {
+		return "", false, err
 	}
-	at, kindIndent := -1, 0
-	for _, kind := range netplanKinds {
-		if mapping := child(all, top, kind); mapping >= 0 && at < 0 {
-			if all[mapping].rest != "" {
-				return "", false, fmt.Errorf("%s is written on one line, which is not understood", kind)
-			}
-			at, kindIndent = child(all, mapping, card.Name), all[mapping].indent
-		}
+	said := []yamlEntry{
+		{key: "interfaces", value: yamlValue{kind: yamlList, items: []yamlValue{{kind: yamlScalar, text: id}}}},
+		{key: "macaddress", value: yamlValue{kind: yamlScalar, text: card.MAC}},
+		{key: "parameters", value: yamlValue{kind: yamlMapping, entries: []yamlEntry{
+			{key: "stp", value: yamlValue{kind: yamlScalar, text: "false"}},
+			{key: "forward-delay", value: yamlValue{kind: yamlScalar, text: "0"}},
+		}}},
 	}
-	if at < 0 {
-		return "", false, nil
+	changed = m.moved(said)
+	again, err := parseYAML(changed)
+	if err == nil && !reflect.DeepEqual(again.meaning(), m.wanted(doc, said)) {
+		err = errors.New("what would be written is not what is meant")
 	}
-	if all[at].rest != "" || strings.ContainsAny(content, "&*") {
-		return "", false, fmt.Errorf("%s is written on one line, or with anchors, which is not understood", card.Name)
+	if err != nil {
+		return "", false, fmt.Errorf("%s is written in a way that is not understood: %w", id, err)
 	}
-	keep, moved := divideNetplan(all, at)
-	pad := strings.Repeat(" ", all[at].indent-kindIndent)
-	inner := strings.Repeat(" ", kindIndent) + pad + pad
-	card0 := append([]string{all[at].raw}, keep...)
-	for _, line := range []string{"dhcp4: false", "dhcp6: false", "accept-ra: false", "link-local: []"} {
-		card0 = append(card0, inner+line)
-	}
-	given := []string{strings.Repeat(" ", kindIndent) + pad + bridge + ":"}
-	for _, line := range []string{"interfaces: [" + card.Name + "]", "macaddress: " + card.MAC, "parameters: {stp: false, forward-delay: 0}"} {
-		given = append(given, inner+line)
-	}
-	given = append(given, moved...)
-	var out []string
-	bridges := child(all, top, "bridges")
-	end := blockOf(all, top)
-	for i := 0; i < len(all); i++ {
-		switch {
-		case i == at:
-			out = append(out, card0...)
-			i = blockOf(all, at) - 1
-		default:
-			out = append(out, all[i].raw)
-		}
-		if i == bridges {
-			out = append(out, given...)
-		}
-		if i == end-1 && bridges < 0 {
-			out = append(append(out, strings.Repeat(" ", kindIndent)+"bridges:"), given...)
-		}
-	}
-	return strings.Join(out, "\n") + "\n", true, nil
+	return changed, true, nil
 }
 
-// divideNetplan divides the lines below the card's key between card and bridge.
-func divideNetplan(all []yamlLine, at int) (keep, moved []string) {
-	end := blockOf(all, at)
-	for i := at + 1; i < end; {
-		next := i + 1
-		if all[i].key != "" {
-			next = min(blockOf(all, i), end)
-		}
-		for _, l := range all[i:next] {
-			if slices.Contains(netplanCardKeys, all[i].key) {
-				keep = append(keep, l.raw)
-			} else {
-				moved = append(moved, l.raw)
-			}
-		}
-		i = next
+// netplanSilent is said of a card that is a port, so that it has no addresses.
+var netplanSilent = []yamlEntry{
+	{key: "dhcp4", value: yamlValue{kind: yamlScalar, text: "false"}},
+	{key: "dhcp6", value: yamlValue{kind: yamlScalar, text: "false"}},
+	{key: "accept-ra", value: yamlValue{kind: yamlScalar, text: "false"}},
+	{key: "link-local", value: yamlValue{kind: yamlList}},
+}
+
+// netplanFile is a file in which a card was found.
+type netplanFile struct {
+	lines               []string
+	network, kind, card *yamlEntry
+	bridges             *yamlEntry // nil if there are none
+	bridge              string
+}
+
+// find finds the card, and refuses what cannot be changed line by line.
+func (m *netplanFile) find(doc yamlValue, id string) (found bool, err error) {
+	if m.network = doc.child("network"); m.network == nil {
+		return false, nil
 	}
-	return keep, moved
+	for _, kind := range netplanKinds {
+		m.kind = m.network.value.child(kind)
+		if m.kind != nil {
+			m.card = m.kind.value.child(id)
+		}
+		if m.card != nil {
+			break
+		}
+	}
+	if m.card == nil {
+		return false, nil
+	}
+	m.bridges = m.network.value.child("bridges")
+	if m.bridges != nil && m.bridges.value.child(m.bridge) != nil {
+		return false, fmt.Errorf("there is a bridge %s already", m.bridge)
+	}
+	def := m.card.value
+	switch {
+	case doc.flow, m.network.value.flow, m.kind.value.flow, m.bridges != nil && m.bridges.value.flow:
+		return false, fmt.Errorf("what %s stands in, or bridges, is written in braces, which is not understood: write it in lines", id)
+	case def.kind != yamlMapping && def.kind != yamlNull, !def.plain():
+		return false, fmt.Errorf("%s is written with anchors or tags, which is not understood", id)
+	case m.bridges != nil && m.bridges.value.kind != yamlMapping && m.bridges.value.kind != yamlNull:
+		return false, errors.New("bridges is no mapping")
+	case m.inFlow() && m.card.end > m.card.line+1 && strings.Contains(strings.Join(m.lines[m.card.line:m.card.end], ""), "#"):
+		return false, fmt.Errorf("%s has comments in braces, which are not understood", id)
+	}
+	if match := def.child("match"); match != nil {
+		if name := match.value.child("name"); name != nil && strings.ContainsAny(name.value.inFlow(), "*?[") {
+			return false, fmt.Errorf("%s stands for all cards that match %s: write one of this card alone", id, name.value.inFlow())
+		}
+	}
+	return true, nil
+}
+
+// inFlow reports whether what is said of the card is not written in lines.
+func (m *netplanFile) inFlow() bool { return m.card.value.flow || m.card.value.kind == yamlNull }
+
+// wanted is what the changed file has to say: all that it said, but for the
+// card what is the card's, and for the bridge the rest.
+func (m *netplanFile) wanted(doc yamlValue, said []yamlEntry) any {
+	all := doc.meaning().(map[string]any)
+	network := all["network"].(map[string]any)
+	card, bridge := map[string]any{}, map[string]any{}
+	for _, e := range m.card.value.entries {
+		if slices.Contains(netplanCardKeys, e.key) {
+			card[e.key] = e.value.meaning()
+		} else {
+			bridge[e.key] = e.value.meaning()
+		}
+	}
+	for _, e := range netplanSilent {
+		card[e.key] = e.value.meaning()
+	}
+	for _, e := range said {
+		bridge[e.key] = e.value.meaning()
+	}
+	network[m.kind.key].(map[string]any)[m.card.key] = card
+	bridges, _ := network["bridges"].(map[string]any)
+	if bridges == nil {
+		bridges = map[string]any{}
+	}
+	bridges[m.bridge] = bridge
+	network["bridges"] = bridges
+	return all
+}
+
+// moved is the file with the card's lines divided between card and bridge.
+func (m *netplanFile) moved(said []yamlEntry) string {
+	step := m.card.indent - m.kind.indent
+	inner, outer := m.card.indent+step, m.kind.indent+step
+	if !m.inFlow() {
+		inner = m.card.value.entries[0].indent
+	}
+	if m.bridges != nil && len(m.bridges.value.entries) > 0 {
+		outer = m.bridges.value.entries[0].indent
+	}
+	keep, given := m.divide(inner)
+	keep = append([]string{m.cardLine()}, keep...)
+	for _, e := range netplanSilent {
+		keep = append(keep, entryLine(e, inner))
+	}
+	bridge := []string{strings.Repeat(" ", m.card.indent) + m.bridge + ":"}
+	for _, e := range said {
+		bridge = append(bridge, entryLine(e, inner))
+	}
+	bridge = indented(append(bridge, given...), outer-m.card.indent)
+
+	var out []string
+	for i := 0; i < len(m.lines); i++ {
+		if i == m.card.line {
+			out = append(out, keep...)
+			i = m.card.end - 1
+		} else {
+			out = append(out, m.lines[i])
+		}
+		switch {
+		case m.bridges != nil && i == m.bridges.line:
+			out = append(out, bridge...)
+		case m.bridges == nil && i == m.network.end-1:
+			out = append(append(out, strings.Repeat(" ", m.kind.indent)+"bridges:"), bridge...)
+		}
+	}
+	return strings.Join(out, "\n") + "\n"
+}
+
+// cardLine is the line of the card's key, with what comment there is behind it.
+func (m *netplanFile) cardLine() string {
+	line := m.lines[m.card.line]
+	if !m.inFlow() {
+		return line
+	}
+	cut := line[:m.card.indent] + m.card.name() + ":"
+	if at := strings.LastIndex(line, " #"); at > strings.LastIndexAny(line, `}"'`) {
+		cut += line[at:]
+	}
+	return cut
+}
+
+// divide divides what is said of the card between card and bridge. A comment
+// goes with what it stands before.
+func (m *netplanFile) divide(inner int) (keep, given []string) {
+	from := m.card.line + 1
+	for _, e := range m.card.value.entries {
+		var lines []string
+		if m.inFlow() {
+			lines = []string{entryLine(e, inner)}
+		} else {
+			lines = m.lines[from:e.end]
+			from = e.end
+		}
+		if slices.Contains(netplanCardKeys, e.key) {
+			keep = append(keep, lines...)
+		} else {
+			given = append(given, lines...)
+		}
+	}
+	return keep, given
+}
+
+func entryLine(e yamlEntry, indent int) string {
+	return strings.Repeat(" ", indent) + e.name() + ": " + e.value.inFlow()
+}
+
+// indented shifts lines to the right, or to the left as far as there is room.
+func indented(lines []string, by int) []string {
+	shifted := slices.Clone(lines)
+	for i, line := range shifted {
+		switch {
+		case strings.TrimSpace(line) == "":
+		case by > 0:
+			shifted[i] = strings.Repeat(" ", by) + line
+		case by < 0:
+			room := len(line) - len(strings.TrimLeft(line, " "))
+			shifted[i] = line[min(-by, room):]
+		}
+	}
+	return shifted
 }

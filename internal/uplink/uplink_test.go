@@ -6,9 +6,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -64,6 +69,66 @@ func TestPlans(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What netplan is told of a card it is told of the bridge, but for what is the
+// card's own, and of all else the same, by another reader of YAML than ours.
+func FuzzNetplan(f *testing.F) {
+	cases, _ := filepath.Glob("testdata/netplan*.host")
+	for _, c := range cases {
+		for name, file := range host(f, c) {
+			if strings.HasPrefix(name, "etc/netplan/") {
+				f.Add(string(file.Data))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, content string) {
+		edits, err := planNetplan(fstest.MapFS{"etc/netplan/a.yaml": &fstest.MapFile{Data: []byte(content)}}, eth0, "xenbr0")
+		if err != nil || len(content) > 1<<12 {
+			return
+		}
+		var old, now map[string]any
+		if err := yaml.Unmarshal([]byte(content), &old); err != nil {
+			return // such as a number that is none
+		}
+		if err := yaml.Unmarshal([]byte(*edits[0].New), &now); err != nil {
+			t.Fatalf("%v in\n%s", err, *edits[0].New)
+		}
+		below := func(tree map[string]any, key string) map[string]any {
+			m, _ := tree[key].(map[string]any)
+			return m
+		}
+		for _, kind := range netplanKinds {
+			card, had := below(below(old, "network"), kind)["eth0"]
+			if !had {
+				continue
+			}
+			bridge := below(below(below(now, "network"), "bridges"), "xenbr0")
+			port := below(below(below(now, "network"), kind), "eth0")
+			def, _ := card.(map[string]any)
+			for key, value := range def {
+				owner := bridge
+				if slices.Contains(netplanCardKeys, key) {
+					owner = port
+				}
+				if diff := cmp.Diff(value, owner[key], cmpopts.EquateNaNs()); diff != "" {
+					t.Errorf("%s: %s", key, diff)
+				}
+			}
+			delete(below(below(old, "network"), kind), "eth0")
+			delete(below(below(now, "network"), kind), "eth0")
+			delete(below(below(now, "network"), "bridges"), "xenbr0")
+			for _, tree := range []map[string]any{old, now} {
+				if len(below(below(tree, "network"), "bridges")) == 0 {
+					delete(below(tree, "network"), "bridges")
+				}
+			}
+			if diff := cmp.Diff(old, now, cmpopts.EquateNaNs()); diff != "" {
+				t.Errorf("the rest: %s", diff)
+			}
+			return
+		}
+	})
 }
 
 // What nobody could have meant is an error at most, and what is planned for one

@@ -2,6 +2,7 @@ package apitest
 
 import (
 	"context"
+	"time"
 
 	"viaduct/internal/engine"
 	"viaduct/internal/netdef"
@@ -12,7 +13,12 @@ func (f *Fake) CreateUplink(_ context.Context, spec engine.UplinkSpec) (engine.U
 	if spec.Bridge == "taken" {
 		return engine.UplinkReport{}, netdef.Errorf(netdef.ErrOperationInvalid, "link %s exists already", spec.Bridge)
 	}
-	return engine.UplinkReport{Bridge: spec.Bridge, NIC: spec.NIC, Manager: "viaduct", Phase: "kept", Addresses: []string{"192.0.2.2/24"}}, nil
+	report := engine.UplinkReport{Bridge: spec.Bridge, NIC: spec.NIC, Manager: "viaduct", Phase: "kept", Addresses: []string{"192.0.2.2/24"}}
+	if spec.Confirm > 0 {
+		deadline := time.Now().Add(spec.Confirm)
+		report.Deadline = &deadline
+	}
+	return report, nil
 }
 
 // DeleteUplink knows no uplink but xenbr0.
