@@ -31,6 +31,7 @@ var floors = [][]string{
 	{"viaduct/internal/guestsvc"},
 	{"viaduct/internal/guestsvc/dhcp4", "viaduct/internal/guestsvc/dhcp6", "viaduct/internal/guestsvc/dns", "viaduct/internal/guestsvc/ra",
 		"viaduct/internal/guestsvc/dnsmasq", "viaduct/internal/guestsvc/resolved", "viaduct/internal/guestsvc/tftp"},
+	{"viaduct/internal/guestsvc/pool"},
 	{"viaduct/internal/guestsvc/leases", "viaduct/internal/guestsvc/outbox", "viaduct/internal/guestsvc/throttle"},
 	{"viaduct/internal/host"},
 	{"viaduct/internal/store"},

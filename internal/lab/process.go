@@ -132,6 +132,23 @@ func (p *Process) Wait(ctx context.Context) (Result, error) {
 // Signal sends a signal; a program that has ended does not mind.
 func (p *Process) Signal(sig syscall.Signal) { p.cmd.Process.Signal(sig) }
 
+// SignalUntilEnd sends a signal again each second until the program ends, since
+// some lose one that comes at a bad moment (dhcpcd, while its hooks run).
+func (p *Process) SignalUntilEnd(ctx context.Context, sig syscall.Signal) (Result, error) {
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		p.Signal(sig)
+		select {
+		case <-again.C:
+		case <-p.done:
+			return p.Wait(ctx)
+		case <-ctx.Done():
+			return p.Wait(ctx)
+		}
+	}
+}
+
 // Kill ends the program with SIGKILL and waits until it is gone.
 func (p *Process) Kill() {
 	p.Signal(syscall.SIGKILL)

@@ -52,26 +52,26 @@ func nothing(why string) verdict { return verdict{action: actNothing, why: why} 
 // minRequested is the shortest lease that a client gets by asking for it.
 const minRequested = 2 * time.Minute
 
-// decide says what to do about a message (RFC 2131 section 4.3), by what the pool
-// and its lease table hold. It changes neither.
-func decide(p *pool, m *message, now time.Time) verdict {
-	if m.relay.IsValid() && !p.Address.Contains(m.relay) {
+// decide says what to do about a message (RFC 2131 section 4.3), by what the
+// pool and the lease table hold. It changes neither.
+func decide(st *state, m *message, now time.Time) verdict {
+	if m.relay.IsValid() && !st.Address.Contains(m.relay) {
 		return nothing("relayed from another subnet")
 	}
-	if m.server.IsValid() && m.server != p.server && m.kind != dhcpv4.MessageTypeRequest {
+	if m.server.IsValid() && m.server != st.server && m.kind != dhcpv4.MessageTypeRequest {
 		return nothing("for another server")
 	}
 	switch m.kind {
 	case dhcpv4.MessageTypeDiscover:
-		return decideDiscover(p, m, now)
+		return decideDiscover(st, m, now)
 	case dhcpv4.MessageTypeRequest:
-		return decideRequest(p, m, now)
+		return decideRequest(st, m, now)
 	case dhcpv4.MessageTypeDecline:
-		return decideDecline(p, m, now)
+		return decideDecline(st, m, now)
 	case dhcpv4.MessageTypeRelease:
-		return decideRelease(p, m, now)
+		return decideRelease(st, m, now)
 	case dhcpv4.MessageTypeInform:
-		if !m.ciaddr.IsValid() || !p.Address.Contains(m.ciaddr) {
+		if !m.ciaddr.IsValid() || !st.Address.Contains(m.ciaddr) {
 			return nothing("inform without an address in this subnet")
 		}
 		return verdict{action: actInform, addr: m.ciaddr}
@@ -81,22 +81,22 @@ func decide(p *pool, m *message, now time.Time) verdict {
 
 // decideDiscover is RFC 2131 section 4.3.1: the client's reservation, else the
 // address it has or had, else the one it wishes, else a new one.
-func decideDiscover(p *pool, m *message, now time.Time) verdict {
-	former, known := p.leases.ByClient(m.clientID, m.mac)
-	if h := p.hostOf(m); h != nil && p.freeFor(h.Addr, m.key, now) {
-		return p.grant(actOffer, h.Addr, m, now)
+func decideDiscover(st *state, m *message, now time.Time) verdict {
+	former, known := st.leases.ByClient(m.clientID, m.mac)
+	if h := st.hostOf(m); h != nil && st.FreeFor(h.Addr, m.key, now) {
+		return st.grant(actOffer, h.Addr, m, now)
 	}
-	if known && p.refusal(former.Addr, m, now) == "" {
-		return p.grant(actOffer, former.Addr, m, now)
+	if known && st.refusal(former.Addr, m, now) == "" {
+		return st.grant(actOffer, former.Addr, m, now)
 	}
-	if h := p.offerTo[m.key]; h != nil && p.refusal(h.addr, m, now) == "" {
-		return p.grant(actOffer, h.addr, m, now)
+	if h := st.OfferTo(m.key); h != nil && st.refusal(h.Addr, m, now) == "" {
+		return st.grant(actOffer, h.Addr, m, now)
 	}
-	if m.requested.IsValid() && p.refusal(m.requested, m, now) == "" {
-		return p.grant(actOffer, m.requested, m, now)
+	if m.requested.IsValid() && st.refusal(m.requested, m, now) == "" {
+		return st.grant(actOffer, m.requested, m, now)
 	}
-	if a, ok := p.pick(m.mac, now); ok {
-		return p.grant(actOffer, a, m, now)
+	if a, ok := st.Pick(m.mac[:], now); ok {
+		return st.grant(actOffer, a, m, now)
 	}
 	return nothing(whyExhausted)
 }
@@ -104,40 +104,40 @@ func decideDiscover(p *pool, m *message, now time.Time) verdict {
 // decideRequest is RFC 2131 section 4.3.2. A client whose lease we do not know
 // gets it again as long as nobody else has the address: a guest that works is
 // not cut off because we lost our memory.
-func decideRequest(p *pool, m *message, now time.Time) verdict {
+func decideRequest(st *state, m *message, now time.Time) verdict {
 	// How the fields tell the client's state is table 4 of section 4.3.6.
 	selecting := m.server.IsValid()
 	addr := m.requested
 	if !addr.IsValid() || !selecting && m.ciaddr.IsValid() {
 		addr = m.ciaddr // renewing or rebinding
 	}
-	if selecting && m.server != p.server {
-		if h := p.offerTo[m.key]; h != nil {
-			return verdict{action: actWithdraw, addr: h.addr, why: "client chose another server"}
+	if selecting && m.server != st.server {
+		if h := st.OfferTo(m.key); h != nil {
+			return verdict{action: actWithdraw, addr: h.Addr, why: "client chose another server"}
 		}
 		return nothing("client chose another server")
 	}
 	if !addr.IsValid() {
 		return nothing("request for no address")
 	}
-	if why := p.refusal(addr, m, now); why != "" {
+	if why := st.refusal(addr, m, now); why != "" {
 		return verdict{action: actNak, addr: addr, why: why}
 	}
-	return p.grant(actAck, addr, m, now)
+	return st.grant(actAck, addr, m, now)
 }
 
 // decideDecline is RFC 2131 section 4.3.3. Only what the client could have got
 // from us is believed.
-func decideDecline(p *pool, m *message, now time.Time) verdict {
-	if holder, held := p.holder(m.requested, now); !held || holder != m.key {
+func decideDecline(st *state, m *message, now time.Time) verdict {
+	if holder, held := st.Holder(m.requested, now); !held || holder != m.key {
 		return nothing("decline of an address that the client does not have")
 	}
 	return verdict{action: actQuarantine, addr: m.requested, why: "declined by the client"}
 }
 
 // decideRelease is RFC 2131 section 4.3.4.
-func decideRelease(p *pool, m *message, now time.Time) verdict {
-	l, ok := p.leases.ByAddr(m.ciaddr)
+func decideRelease(st *state, m *message, now time.Time) verdict {
+	l, ok := st.leases.ByAddr(m.ciaddr)
 	if !ok || l.Expired(now) || leases.ClientKey(l.ClientID, l.MAC) != m.key {
 		return nothing("release of an address that the client does not have")
 	}
@@ -145,58 +145,58 @@ func decideRelease(p *pool, m *message, now time.Time) verdict {
 }
 
 // refusal says why a client cannot have an address; "" if it can.
-func (p *pool) refusal(a netip.Addr, m *message, now time.Time) string {
-	reserved := p.hostAt[a]
-	own := p.hostOf(m)
+func (st *state) refusal(a netip.Addr, m *message, now time.Time) string {
+	reserved := st.hostAt[a]
+	own := st.hostOf(m)
 	switch {
-	case !p.Address.Contains(a):
+	case !st.Address.Contains(a):
 		return "address is of another subnet"
-	case p.reservedByRole(a):
+	case st.space.HasRole(a):
 		return "address is not for guests"
 	case reserved != nil && reserved != own:
 		return "address is reserved for another guest"
-	case reserved == nil && !p.inRanges(a):
+	case reserved == nil && !st.space.Open(a):
 		return "address is not in a range for guests"
-	case own != nil && own.Addr != a && p.freeFor(own.Addr, m.key, now):
+	case own != nil && own.Addr != a && st.FreeFor(own.Addr, m.key, now):
 		return "another address is reserved for the guest"
 	}
-	holder, held := p.holder(a, now)
+	holder, held := st.Holder(a, now)
 	if !held || holder == m.key {
 		return ""
 	}
 	// A guest that works with the address comes before one that has only a promise.
-	if h := p.offers.byAddr[a]; h != nil && h.key == holder && m.ciaddr == a && !p.leasedAt(a, now) {
+	if h := st.OfferOf(a); h != nil && h.Key == holder && m.ciaddr == a && !st.leasedAt(a, now) {
 		return ""
 	}
 	return "address is taken"
 }
 
-func (p *pool) leasedAt(a netip.Addr, now time.Time) bool {
-	l, ok := p.leases.ByAddr(a)
+func (st *state) leasedAt(a netip.Addr, now time.Time) bool {
+	l, ok := st.leases.ByAddr(a)
 	return ok && !l.Expired(now)
 }
 
 // grant is the verdict by which the client gets an address.
-func (p *pool) grant(act action, a netip.Addr, m *message, now time.Time) verdict {
-	v := verdict{action: act, addr: a, lease: p.leaseFor(a, m), probe: act == actOffer && p.unproven(a, m)}
-	v.name = p.leases.NameFor(p.leaseOf(v, m, now))
+func (st *state) grant(act action, a netip.Addr, m *message, now time.Time) verdict {
+	v := verdict{action: act, addr: a, lease: st.leaseFor(a, m), probe: act == actOffer && st.unproven(a, m)}
+	v.name = st.leases.NameFor(st.leaseOf(v, m, now))
 	return v
 }
 
 // unproven reports whether somebody without a lease may use the address: it
 // is neither one that the client had nor one that was probed for it just now.
-func (p *pool) unproven(a netip.Addr, m *message) bool {
-	if l, ok := p.leases.ByClient(m.clientID, m.mac); ok && l.Addr == a {
+func (st *state) unproven(a netip.Addr, m *message) bool {
+	if l, ok := st.leases.ByClient(m.clientID, m.mac); ok && l.Addr == a {
 		return false
 	}
-	h := p.offerTo[m.key]
-	return h == nil || h.addr != a || !h.ready
+	h := st.OfferTo(m.key)
+	return h == nil || h.Addr != a || !h.Ready
 }
 
 // leaseFor is for how long the client gets an address, 0 for ever: what is
 // configured, or less if it asks for less.
-func (p *pool) leaseFor(a netip.Addr, m *message) time.Duration {
-	configured := p.leaseTime(a)
+func (st *state) leaseFor(a netip.Addr, m *message) time.Duration {
+	configured := st.leaseTime(a)
 	asked := m.packet.IPAddressLeaseTime(0)
 	if asked <= 0 || asked >= maxLease {
 		return configured
@@ -209,14 +209,14 @@ func (p *pool) leaseFor(a netip.Addr, m *message) time.Duration {
 }
 
 // leaseOf is the lease that a verdict gives, with the name that the client wishes.
-func (p *pool) leaseOf(v verdict, m *message, now time.Time) netdef.Lease {
+func (st *state) leaseOf(v verdict, m *message, now time.Time) netdef.Lease {
 	l := netdef.Lease{
-		Network: p.Network, Addr: v.addr, PrefixLen: p.Address.Bits(), MAC: m.mac, ClientID: m.clientID, Hostname: m.name,
+		Network: st.Network, Addr: v.addr, PrefixLen: st.Address.Bits(), MAC: m.mac, ClientID: m.clientID, Hostname: m.name,
 	}
 	if v.lease != 0 {
 		l.Expiry = now.Add(v.lease)
 	}
-	if h := p.hostOf(m); h != nil && h.Name != "" {
+	if h := st.hostOf(m); h != nil && h.Name != "" {
 		l.Hostname = h.Name
 	}
 	return l

@@ -8,6 +8,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
 )
 
@@ -20,23 +21,23 @@ type known struct {
 	after       time.Duration // time that passed since
 }
 
-func (k known) pool(t *testing.T, c Config) (*pool, time.Time) {
+func (k known) state(t *testing.T, c Config) (*state, time.Time) {
 	t.Helper()
 	now := start.Add(k.after)
 	table := leases.New(&testJournal{}, k.leases, func() time.Time { return now }).Table(network)
 	s := testSettings(t, c)
 	table.ReserveNames(leases.IPv4, s.reserved)
-	p := newPool(s, table, start)
+	p := newState(s, table, start)
 	for a, n := range k.offered {
-		p.offer(addr(a), leases.ClientKey(nil, guest(n)), start)
+		p.Offer(addr(a), leases.ClientKey(nil, guest(n)), start)
 	}
 	for a, n := range k.ready {
-		p.offer(addr(a), leases.ClientKey(nil, guest(n)), start).ready = true
+		p.Offer(addr(a), leases.ClientKey(nil, guest(n)), start).Ready = true
 	}
 	for _, a := range k.quarantined {
-		p.quarantine(addr(a), start)
+		p.Quarantine(addr(a), start)
 	}
-	p.expire(now)
+	p.Expire(now)
 	return p, now
 }
 
@@ -103,7 +104,7 @@ func TestRFC2131Section43(t *testing.T) {
 		{"discover: said again after our offer", known{ready: map[string]byte{"192.168.122.8": 1}}, discover, 1, nil, "offer 192.168.122.8"},
 		{"discover: said again while its address is probed", known{offered: map[string]byte{"192.168.122.8": 1}}, discover, 1, nil,
 			"offer 192.168.122.8 probe"},
-		{"discover: said again after the offer ended", known{ready: map[string]byte{"192.168.122.8": 1}, after: offerTime}, discover, 1, nil,
+		{"discover: said again after the offer ended", known{ready: map[string]byte{"192.168.122.8": 1}, after: pool.OfferTime}, discover, 1, nil,
 			"offer " + fresh + " probe"},
 		{"discover: reservation by mac", known{}, discover, 50, nil, "offer 192.168.122.50 probe"},
 		{"discover: reservation by mac, had it before", known{leases: []netdef.Lease{lease("192.168.122.50", guest(50), -time.Hour)}},
@@ -210,7 +211,7 @@ func TestRFC2131Section43(t *testing.T) {
 		{"unknown type", known{}, dhcpv4.MessageType(77), 1, nil, "nothing (no message for a server)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, now := c.known.pool(t, testConfig())
+			p, now := c.known.state(t, testConfig())
 			v := decide(p, parse(t, packet(t, c.kind, guest(c.from), c.mods...)), now)
 			got := v.String()
 			if v.probe {
@@ -248,7 +249,7 @@ func TestLeaseTimes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			config := testConfig()
 			c.change(&config)
-			p, now := known{}.pool(t, config)
+			p, now := known{}.state(t, config)
 			v := decide(p, parse(t, packet(t, discover, guest(c.from), c.mods...)), now)
 			if v.action != actOffer || v.lease != c.want {
 				t.Errorf("%v for %v, want an offer for %v", v, v.lease, c.want)
@@ -288,7 +289,7 @@ func TestNames(t *testing.T) {
 		{"option 81 without a name", 1, []mod{rawOption(81, 0, 0, 0), named("db")}, "db"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, now := known{leases: []netdef.Lease{web}}.pool(t, testConfig())
+			p, now := known{leases: []netdef.Lease{web}}.state(t, testConfig())
 			v := decide(p, parse(t, packet(t, discover, guest(c.from), c.mods...)), now)
 			if v.action != actOffer || v.name != c.want {
 				t.Errorf("%v with name %q, want an offer with %q", v, v.name, c.want)

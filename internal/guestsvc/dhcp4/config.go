@@ -8,11 +8,14 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
 )
 
@@ -56,13 +59,7 @@ type Config struct {
 }
 
 // Range is a range of addresses, both ends included.
-type Range struct {
-	First, Last netip.Addr
-	// Lease is 0 where Config.Lease counts.
-	Lease time.Duration
-	// Infinite leases never end.
-	Infinite bool
-}
+type Range = pool.Range
 
 // Host reserves an address for a guest. The guest is known by its client
 // identifier or its MAC; or by its Name, if neither is given.
@@ -89,10 +86,10 @@ func (c Config) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "on %s from %s", c.Bridge, c.Address)
 	for i, r := range c.Ranges {
-		fmt.Fprintf(&b, "%s %s-%s%s", [...]string{" range", ","}[min(i, 1)], r.First, r.Last, leaseText(r.Lease, r.Infinite))
+		fmt.Fprintf(&b, "%s %s", [...]string{" range", ","}[min(i, 1)], r)
 	}
 	for _, h := range c.Hosts {
-		fmt.Fprintf(&b, " host %s=%s%s", h, h.Addr, leaseText(h.Lease, h.Infinite))
+		fmt.Fprintf(&b, " host %s=%s%s", h, h.Addr, pool.LeaseText(h.Lease, h.Infinite))
 	}
 	fmt.Fprintf(&b, " lease %s", cmp.Or(c.Lease, DefaultLease))
 	for _, list := range []struct {
@@ -127,16 +124,6 @@ func (c Config) String() string {
 	return b.String()
 }
 
-func leaseText(d time.Duration, infinite bool) string {
-	switch {
-	case infinite:
-		return " for ever"
-	case d != 0:
-		return " for " + d.String()
-	}
-	return ""
-}
-
 // String is how the guest is known.
 func (h Host) String() string {
 	switch {
@@ -148,21 +135,14 @@ func (h Host) String() string {
 	return h.Name
 }
 
-// The limits of a configuration.
-const (
-	maxRanges = 256
-	maxHosts  = 1 << 16
-	// maxPool is how many addresses all ranges may have together: those of a /8.
-	maxPool = 1 << 24
-)
+// maxHosts is how many reservations there may be.
+const maxHosts = 1 << 16
 
 // check reports the first value that cannot be served, and why.
 func (c Config) check() error {
 	switch {
 	case !c.Address.IsValid() || !c.Address.Addr().Is4():
 		return fmt.Errorf("address %s: not an IPv4 address with a prefix length", c.Address)
-	case len(c.Ranges) > maxRanges:
-		return fmt.Errorf("%d ranges: more than %d", len(c.Ranges), maxRanges)
 	case len(c.Hosts) > maxHosts:
 		return fmt.Errorf("%d hosts: more than %d", len(c.Hosts), maxHosts)
 	case c.Lease < 0:
@@ -178,20 +158,10 @@ func (c Config) check() error {
 	case c.BootServer.IsValid() && !c.BootServer.Is4():
 		return fmt.Errorf("boot server %s: not an IPv4 address", c.BootServer)
 	}
-	pool := uint64(0)
-	for _, r := range c.Ranges {
-		switch {
-		case !c.Address.Contains(r.First) || !c.Address.Contains(r.Last):
-			return fmt.Errorf("range %s-%s: not in %s", r.First, r.Last, c.Address.Masked())
-		case r.Last.Less(r.First):
-			return fmt.Errorf("range %s-%s: ends before it begins", r.First, r.Last)
-		case r.Lease < 0:
-			return fmt.Errorf("range %s-%s: lease %s: negative", r.First, r.Last, r.Lease)
-		}
-		if pool += uint64(toUint(r.Last)-toUint(r.First)) + 1; pool > maxPool {
-			return fmt.Errorf("range %s-%s: more than %d addresses in all ranges", r.First, r.Last, maxPool)
-		}
+	if err := pool.Check(c.Ranges, c.Address, pool.MaxSize); err != nil {
+		return err
 	}
+	roles := c.roles()
 	seen := map[netip.Addr]bool{}
 	for _, h := range c.Hosts {
 		switch {
@@ -199,7 +169,7 @@ func (c Config) check() error {
 			return fmt.Errorf("host %s: neither mac, client id nor name", h.Addr)
 		case !c.Address.Contains(h.Addr):
 			return fmt.Errorf("host %s: address %s: not in %s", h, h.Addr, c.Address.Masked())
-		case c.reservedByRole(h.Addr):
+		case slices.Contains(roles, h.Addr):
 			return fmt.Errorf("host %s: address %s: belongs to the network itself", h, h.Addr)
 		case seen[h.Addr]:
 			return fmt.Errorf("host %s: address %s: reserved twice", h, h.Addr)
@@ -228,13 +198,13 @@ func (c Config) check() error {
 	return nil
 }
 
-// reservedByRole reports whether the address is the host's own, the subnet's
-// or its broadcast address: none of them is for a guest.
-func (c Config) reservedByRole(a netip.Addr) bool {
-	if a == c.Address.Addr() {
-		return true
+// roles are the addresses that are for no guest: the host's own, the subnet's
+// and its broadcast address.
+func (c Config) roles() []netip.Addr {
+	if c.Address.Bits() >= 31 {
+		return []netip.Addr{c.Address.Addr()}
 	}
-	return c.Address.Bits() < 31 && (a == c.Address.Masked().Addr() || a == broadcast(c.Address))
+	return []netip.Addr{c.Address.Addr(), c.Address.Masked().Addr(), broadcast(c.Address)}
 }
 
 // broadcast is the last address of a subnet.
@@ -250,7 +220,7 @@ func broadcast(p netip.Prefix) netip.Addr {
 type settings struct {
 	Config
 	server   netip.Addr // our address and identifier
-	spans    []span
+	space    *pool.Space
 	hostAt   map[netip.Addr]*Host
 	byMAC    map[netdef.MAC]*Host
 	byID     map[string]*Host
@@ -264,7 +234,7 @@ func newSettings(c Config) (*settings, error) {
 		return nil, fmt.Errorf("configure dhcp4 of network %q: %w", c.Name, err)
 	}
 	s := &settings{
-		Config: c, server: c.Address.Addr(), spans: newSpans(c.Ranges),
+		Config: c, server: c.Address.Addr(),
 		hostAt: map[netip.Addr]*Host{}, byMAC: map[netdef.MAC]*Host{}, byID: map[string]*Host{},
 		byName: map[string]*Host{}, reserved: map[string]netip.Addr{},
 	}
@@ -285,6 +255,7 @@ func newSettings(c Config) (*settings, error) {
 			s.byName[strings.ToLower(h.Name)] = h
 		}
 	}
+	s.space = pool.NewSpace(c.Ranges, c.roles(), slices.Collect(maps.Keys(s.hostAt)))
 	s.options = configuredOptions(s)
 	return s, nil
 }
@@ -300,12 +271,6 @@ func (s *settings) hostOf(m *message) *Host {
 	return s.byName[strings.ToLower(m.name)]
 }
 
-// inRanges reports whether the address is one for guests without a reservation.
-func (s *settings) inRanges(a netip.Addr) bool {
-	_, ok := s.indexOf(a)
-	return ok && s.hostAt[a] == nil && !s.reservedByRole(a)
-}
-
 // leaseTime is for how long the address is given, 0 for ever.
 func (s *settings) leaseTime(a netip.Addr) time.Duration {
 	var d time.Duration
@@ -315,8 +280,7 @@ func (s *settings) leaseTime(a netip.Addr) time.Duration {
 		}
 		d = h.Lease
 	}
-	if i, ok := s.indexOf(a); ok && d == 0 {
-		r := s.spanOf(i).of
+	if r, ok := s.space.RangeOf(a); ok && d == 0 {
 		if r.Infinite {
 			return 0
 		}
@@ -326,4 +290,16 @@ func (s *settings) leaseTime(a netip.Addr) time.Duration {
 		return 0
 	}
 	return d
+}
+
+// state is what an answer depends on: the settings, and who has which address.
+type state struct {
+	*settings
+	*pool.Pool
+	leases *leases.Table
+}
+
+func newState(s *settings, table *leases.Table, now time.Time) *state {
+	keyOf := func(l netdef.Lease) string { return leases.ClientKey(l.ClientID, l.MAC) }
+	return &state{settings: s, Pool: pool.New(s.space, table, keyOf, now), leases: table}
 }

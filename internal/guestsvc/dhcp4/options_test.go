@@ -18,9 +18,9 @@ import (
 func replyTo(t testing.TB, c Config, p *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 	t.Helper()
 	s := testSettings(t, c)
-	pool := newPool(s, newRigTable(), start)
+	st := newState(s, newRigTable(), start)
 	m := parse(t, p)
-	wire := s.reply(m, decide(pool, m, start)).ToBytes()
+	wire := s.reply(m, decide(st, m, start)).ToBytes()
 	if len(wire) < 300 {
 		t.Errorf("%d bytes: shorter than BOOTP's minimum", len(wire))
 	}
@@ -263,7 +263,7 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		p := newPool(s, table, start)
+		p := newState(s, table, start)
 		v := decide(p, m, start)
 		switch v.action {
 		case actOffer, actAck:

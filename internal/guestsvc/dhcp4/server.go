@@ -57,7 +57,7 @@ type Server struct {
 	log  *throttle.Log
 
 	mu     sync.Mutex
-	pool   *pool
+	state  *state
 	closed bool
 
 	// durable holds ACKs until their leases are on disk.
@@ -86,7 +86,7 @@ func Start(c Config, deps Deps) (*Server, error) {
 	deps.Log = deps.Log.With("network", c.Name)
 	s := &Server{
 		deps: deps, log: throttle.New(deps.Log, deps.Now),
-		pool:    newPool(settings, deps.Leases, deps.Now()),
+		state:   newState(settings, deps.Leases, deps.Now()),
 		durable: outbox.New[*reply](maxInFlight),
 	}
 	deps.Leases.ReserveNames(leases.IPv4, settings.reserved)
@@ -104,13 +104,13 @@ func (s *Server) Reconfigure(c Config) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.pool.Config; c.Network != old.Network || c.Bridge != old.Bridge {
+	if old := s.state.Config; c.Network != old.Network || c.Bridge != old.Bridge {
 		return fmt.Errorf("configure dhcp4 of network %q: network or bridge cannot change while it runs", c.Name)
 	}
 	s.deps.Leases.ReserveNames(leases.IPv4, settings.reserved)
-	fresh := newPool(settings, s.deps.Leases, s.deps.Now())
-	fresh.inherit(s.pool)
-	s.pool = fresh
+	fresh := newState(settings, s.deps.Leases, s.deps.Now())
+	fresh.Inherit(s.state.Pool)
+	s.state = fresh
 	return nil
 }
 
@@ -174,13 +174,13 @@ func (s *Server) receive(frame []byte) {
 	m.from = d.srcMAC
 
 	s.mu.Lock()
-	if !s.pool.isAddressee(d) {
+	if !s.state.isAddressee(d) {
 		s.mu.Unlock()
 		return
 	}
 	now := s.deps.Now()
-	s.pool.expire(now)
-	r, do := s.carryOut(m, decide(s.pool, m, now), now)
+	s.state.Expire(now)
+	r, do := s.carryOut(m, decide(s.state, m, now), now)
 	s.mu.Unlock()
 	s.follow(r, do, 0)
 }
@@ -221,7 +221,7 @@ func (s *Server) carryOut(m *message, v verdict, now time.Time) (reply, next) {
 	if s.deps.Log.Enabled(context.Background(), slog.LevelDebug) {
 		s.deps.Log.Debug("dhcp", "client", m.mac, "message", m.kind, "verdict", v)
 	}
-	r := reply{settings: s.pool.settings, to: m, verdict: v}
+	r := reply{settings: s.state.settings, to: m, verdict: v}
 	switch v.action {
 	case actOffer:
 		return r, s.offer(m, v, now)
@@ -233,7 +233,7 @@ func (s *Server) carryOut(m *message, v verdict, now time.Time) (reply, next) {
 	case actInform:
 		return r, send
 	case actWithdraw:
-		s.pool.withdraw(s.pool.offerTo[m.key])
+		s.state.Withdraw(s.state.OfferTo(m.key))
 	case actRelease:
 		s.release(v.addr, now)
 	case actQuarantine:
@@ -250,13 +250,13 @@ func (s *Server) carryOut(m *message, v verdict, now time.Time) (reply, next) {
 // offer keeps the address for the client.
 func (s *Server) offer(m *message, v verdict, now time.Time) next {
 	if !v.probe || s.deps.Prober == nil {
-		s.pool.offer(v.addr, m.key, now).ready = true
+		s.state.Offer(v.addr, m.key, now).Ready = true
 		return send
 	}
-	if h := s.pool.offerTo[m.key]; h != nil && h.addr == v.addr {
+	if h := s.state.OfferTo(m.key); h != nil && h.Addr == v.addr {
 		return goOn // it is being probed, and the offer goes out when that is done
 	}
-	s.pool.offer(v.addr, m.key, now)
+	s.state.Offer(v.addr, m.key, now)
 	return probe
 }
 
@@ -264,14 +264,14 @@ func (s *Server) offer(m *message, v verdict, now time.Time) next {
 func (s *Server) probed(r reply, by netdef.MAC, conflicts int) {
 	m, addr := r.to, r.verdict.addr
 	s.mu.Lock()
-	h := s.pool.offerTo[m.key]
-	if s.closed || h == nil || h.addr != addr || h.ready {
+	h := s.state.OfferTo(m.key)
+	if s.closed || h == nil || h.Addr != addr || h.Ready {
 		s.mu.Unlock()
 		return
 	}
 	now := s.deps.Now()
 	if by.IsZero() || by == m.mac {
-		h.ready = true
+		h.Ready = true
 	} else {
 		s.conflict(addr, by, "answers ARP", now)
 		if conflicts++; conflicts >= maxConflicts {
@@ -280,7 +280,7 @@ func (s *Server) probed(r reply, by netdef.MAC, conflicts int) {
 		}
 	}
 	// Much may have changed meanwhile, so it is decided anew.
-	r, do := s.carryOut(m, decide(s.pool, m, now), now)
+	r, do := s.carryOut(m, decide(s.state, m, now), now)
 	s.mu.Unlock()
 	s.follow(r, do, conflicts)
 }
@@ -288,7 +288,7 @@ func (s *Server) probed(r reply, by netdef.MAC, conflicts int) {
 // conflict keeps an address back that somebody uses without a lease.
 func (s *Server) conflict(addr netip.Addr, mac netdef.MAC, how string, now time.Time) {
 	s.log.Say(slog.LevelWarn, "dhcp address is in use by somebody without a lease", "address", addr, "mac", mac, "how", how)
-	s.pool.quarantine(addr, now)
+	s.state.Quarantine(addr, now)
 }
 
 // commit leases the address. The reply is sent when the lease is on disk.
@@ -297,23 +297,19 @@ func (s *Server) commit(r reply, now time.Time) {
 		s.log.Say(slog.LevelWarn, "dhcp request dropped: the disk does not keep up", "mac", r.to.mac)
 		return
 	}
-	p, m, addr := s.pool, r.to, r.verdict.addr
-	l := p.leaseOf(r.verdict, m, now)
+	st, m, addr := s.state, r.to, r.verdict.addr
+	l := st.leaseOf(r.verdict, m, now)
 	l.Hostname = r.verdict.name
-	former, moved := p.leases.ByClient(m.clientID, m.mac)
-	p.leases.Put(l, func(err error) {
+	former, moved := st.leases.ByClient(m.clientID, m.mac)
+	st.leases.Put(l, func(err error) {
 		r.err = err
 		s.durable.Ready(&r)
 	})
-	if h := p.offerTo[m.key]; h != nil {
-		p.withdraw(h)
-	}
-	if h := p.offers.byAddr[addr]; h != nil {
-		p.withdraw(h)
-	}
-	p.settle(addr)
-	if moved && former.Addr != addr {
-		p.settle(former.Addr)
+	st.Withdraw(st.OfferTo(m.key))
+	st.Withdraw(st.OfferOf(addr))
+	st.Settle(addr)
+	if moved {
+		st.Settle(former.Addr)
 	}
 }
 
@@ -331,7 +327,7 @@ func (s *Server) release(addr netip.Addr, now time.Time) {
 	l, _ := s.deps.Leases.ByAddr(addr)
 	l.Expiry = now
 	s.deps.Leases.Put(l, s.logFailure)
-	s.pool.settle(addr)
+	s.state.Settle(addr)
 }
 
 func (s *Server) logFailure(err error) {

@@ -3,6 +3,7 @@ package dhcp4
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
 )
 
@@ -130,7 +132,7 @@ func TestWritesInFlightAreBounded(t *testing.T) {
 	r.journal.hold = true
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 2 * maxInFlight {
-		r.send(packet(t, request, randomMAC(rng), requested(toAddr(toUint(addr("10.9.1.0"))+rng.Uint32N(1<<14)).String())))
+		r.send(packet(t, request, randomMAC(rng), requested(fmt.Sprintf("10.9.%d.%d", 1+rng.IntN(60), rng.IntN(256)))))
 	}
 	r.send(packet(t, inform, guest(1), ciaddr("10.9.0.7")))
 	for r.receive().MessageType() != dhcpv4.MessageTypeAck { // the NAKs of addresses drawn twice come first
@@ -176,7 +178,7 @@ func TestDeclinedAddressIsKeptBack(t *testing.T) {
 	if got := r.ask(packet(t, request, guest(3), requested(a.String()))); got.MessageType() != dhcpv4.MessageTypeNak {
 		t.Errorf("request of the declined address: %v", got)
 	}
-	r.clock.advance(quarantineTime)
+	r.clock.advance(pool.QuarantineTime)
 	if got := r.ask(packet(t, request, guest(3), requested(a.String()))); got.MessageType() != dhcpv4.MessageTypeAck {
 		t.Errorf("request after the quarantine: %v", got)
 	}
@@ -209,7 +211,7 @@ func TestConflictsEverywhereEndTheSearch(t *testing.T) {
 	r.silent()
 	r.server.mu.Lock()
 	defer r.server.mu.Unlock()
-	if n := len(r.server.pool.quarantined.byAddr); n != maxConflicts {
+	if _, n := r.server.state.Held(); n != maxConflicts {
 		t.Errorf("%d addresses were tried, want %d", n, maxConflicts)
 	}
 }
@@ -360,12 +362,12 @@ func TestFramesOfOthersAreIgnored(t *testing.T) {
 
 // TestFlood has a guest invent other guests as fast as it can.
 func TestFlood(t *testing.T) {
-	for _, pool := range []struct {
+	for _, in := range []struct {
 		name   string
 		config Config
 	}{{"in a /16", bigConfig()}, {"in a small range", testConfig()}} {
-		t.Run(pool.name, func(t *testing.T) {
-			r := newRig(t, pool.config, answering{})
+		t.Run(in.name, func(t *testing.T) {
+			r := newRig(t, in.config, answering{})
 			drained := make(chan struct{})
 			go func() {
 				defer close(drained)
@@ -387,20 +389,20 @@ func TestFlood(t *testing.T) {
 			runtime.GC()
 			runtime.ReadMemStats(&after)
 			r.server.mu.Lock()
-			offers := len(r.server.pool.offers.byAddr)
+			offers, _ := r.server.state.Held()
 			r.server.mu.Unlock()
-			if offers > maxOffers {
-				t.Errorf("%d offers are kept, more than %d", offers, maxOffers)
+			if offers > pool.MaxOffers {
+				t.Errorf("%d offers are kept, more than %d", offers, pool.MaxOffers)
 			}
 			if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8<<20 {
 				t.Errorf("the flood takes %d KiB", grown>>10)
 			}
 			// While it goes on, a real guest gets its address.
-			r.clock.advance(stealTime)
+			r.clock.advance(pool.StealTime)
 			r.server.mu.Lock()
 			now := r.clock.now()
 			m := parse(t, packet(t, discover, guest(1)))
-			v := decide(r.server.pool, m, now)
+			v := decide(r.server.state, m, now)
 			r.server.mu.Unlock()
 			if v.action != actOffer {
 				t.Errorf("a guest in the flood: %v", v)
@@ -485,7 +487,7 @@ func TestARPProber(t *testing.T) {
 		}
 
 		for i := range uint32(maxProbes) {
-			p.Probe(toAddr(i), func(netdef.MAC) {})
+			p.Probe(netip.AddrFrom4([4]byte{0, 0, byte(i >> 8), byte(i)}), func(netdef.MAC) {})
 		}
 		p.Probe(a, func(mac netdef.MAC) { answers <- mac })
 		select {

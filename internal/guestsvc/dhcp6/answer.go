@@ -65,13 +65,13 @@ var neverGiven = map[dhcpv6.OptionCode]*dhcpv6.OptStatusCode{
 
 // answer says what is said to a message (RFC 8415 section 18.3). An address
 // that the client gets is kept for it by an offer.
-func (p *pool) answer(m *message, now time.Time) answer {
+func (st *state) answer(m *message, now time.Time) answer {
 	rule := rules[m.kind]
 	switch {
-	case len(m.serverID) > 0 && !bytes.Equal(m.serverID, p.duid):
+	case len(m.serverID) > 0 && !bytes.Equal(m.serverID, st.duid):
 		for _, a := range m.ias {
-			if h := p.offerTo[leases.DUIDKey(m.clientID, a.id)]; h != nil && m.kind == dhcpv6.MessageTypeRequest {
-				p.withdraw(h)
+			if m.kind == dhcpv6.MessageTypeRequest {
+				st.Withdraw(st.OfferTo(leases.DUIDKey(m.clientID, a.id)))
 			}
 		}
 		return nothing("for another server")
@@ -80,13 +80,13 @@ func (p *pool) answer(m *message, now time.Time) answer {
 	case !m.group:
 		return answer{kind: dhcpv6.MessageTypeReply, status: statusUseMulticast, bare: true}
 	}
-	return rule.answer(p, m, now)
+	return rule.answer(st, m, now)
 }
 
 // answerSolicit is section 18.3.1. The short way, without a request, is taken
 // only if there is something to give.
-func answerSolicit(p *pool, m *message, now time.Time) answer {
-	a := p.assignAll(dhcpv6.MessageTypeAdvertise, m, now)
+func answerSolicit(st *state, m *message, now time.Time) answer {
+	a := st.assignAll(dhcpv6.MessageTypeAdvertise, m, now)
 	if m.rapid && a.gives() {
 		a.kind, a.rapid = dhcpv6.MessageTypeReply, true
 	}
@@ -94,9 +94,9 @@ func answerSolicit(p *pool, m *message, now time.Time) answer {
 }
 
 // answerRequest is section 18.3.2.
-func answerRequest(p *pool, m *message, now time.Time) answer {
+func answerRequest(st *state, m *message, now time.Time) answer {
 	for _, i := range m.ias {
-		if !p.onLink(i.addrs) {
+		if !st.onLink(i.addrs) {
 			a := answer{kind: dhcpv6.MessageTypeReply}
 			for _, i := range m.ias {
 				a.ias = append(a.ias, verdict{ia: i, status: statusNotOnLink})
@@ -104,16 +104,16 @@ func answerRequest(p *pool, m *message, now time.Time) answer {
 			return a
 		}
 	}
-	return p.assignAll(dhcpv6.MessageTypeReply, m, now)
+	return st.assignAll(dhcpv6.MessageTypeReply, m, now)
 }
 
 // answerConfirm is section 18.3.3: only whether addresses fit the link counts.
-func answerConfirm(p *pool, m *message, _ time.Time) answer {
+func answerConfirm(st *state, m *message, _ time.Time) answer {
 	a := answer{kind: dhcpv6.MessageTypeReply, status: statusOnLink, bare: true}
 	asked := false
 	for _, i := range m.ias {
 		asked = asked || len(i.addrs) > 0
-		if !p.onLink(i.addrs) {
+		if !st.onLink(i.addrs) {
 			a.status = statusNotOnLink
 		}
 	}
@@ -125,20 +125,20 @@ func answerConfirm(p *pool, m *message, _ time.Time) answer {
 
 // answerRenew is sections 18.3.4 and 18.3.5. There is one server only, so what
 // it says to a client that looks for any server is the same.
-func answerRenew(p *pool, m *message, now time.Time) answer {
+func answerRenew(st *state, m *message, now time.Time) answer {
 	a := answer{kind: dhcpv6.MessageTypeReply}
 	for _, i := range m.ias {
-		a.ias = append(a.ias, p.extend(i, m, now))
+		a.ias = append(a.ias, st.extend(i, m, now))
 	}
-	return p.withName(a, m, now)
+	return st.withName(a, m, now)
 }
 
 // answerRelease is section 18.3.7.
-func answerRelease(p *pool, m *message, now time.Time) answer {
+func answerRelease(st *state, m *message, now time.Time) answer {
 	a := answer{kind: dhcpv6.MessageTypeReply, status: statusDone, bare: true}
 	for _, i := range m.ias {
 		v := verdict{ia: i, status: statusNoBinding}
-		l, ok := p.leases.ByDUID(m.clientID, i.id)
+		l, ok := st.leases.ByDUID(m.clientID, i.id)
 		if i.code == dhcpv6.OptionIANA && ok && !l.Expired(now) {
 			v.status = nil
 			for _, addr := range i.addrs {
@@ -157,20 +157,20 @@ func answerRelease(p *pool, m *message, now time.Time) answer {
 
 // answerDecline is section 18.3.8. Only of what the client has from us is it
 // believed that somebody else uses it.
-func answerDecline(p *pool, m *message, now time.Time) answer {
-	a := answerRelease(p, m, now)
+func answerDecline(st *state, m *message, now time.Time) answer {
+	a := answerRelease(st, m, now)
 	a.quarantine = true
 	return a
 }
 
 // answerInform is section 18.3.6.
-func answerInform(*pool, *message, time.Time) answer {
+func answerInform(*state, *message, time.Time) answer {
 	return answer{kind: dhcpv6.MessageTypeReply}
 }
 
-func (p *pool) onLink(addrs []netip.Addr) bool {
+func (st *state) onLink(addrs []netip.Addr) bool {
 	for _, a := range addrs {
-		if !p.Address.Contains(a) {
+		if !st.Address.Contains(a) {
 			return false
 		}
 	}
@@ -187,19 +187,19 @@ func (a answer) gives() bool {
 	return false
 }
 
-func (p *pool) assignAll(kind dhcpv6.MessageType, m *message, now time.Time) answer {
+func (st *state) assignAll(kind dhcpv6.MessageType, m *message, now time.Time) answer {
 	a := answer{kind: kind}
 	for _, i := range m.ias {
-		a.ias = append(a.ias, p.assign(i, m, now))
+		a.ias = append(a.ias, st.assign(i, m, now))
 	}
-	return p.withName(a, m, now)
+	return st.withName(a, m, now)
 }
 
 // withName adds the name that the client gets with its first address.
-func (p *pool) withName(a answer, m *message, now time.Time) answer {
+func (st *state) withName(a answer, m *message, now time.Time) answer {
 	for _, v := range a.ias {
 		if v.addr.IsValid() {
-			a.name = p.leases.NameFor(p.leaseOf(v, m, now))
+			a.name = st.leases.NameFor(st.leaseOf(v, m, now))
 			break
 		}
 	}
@@ -207,44 +207,44 @@ func (p *pool) withName(a answer, m *message, now time.Time) answer {
 }
 
 // assign gives an identity association the address it has a claim to, else a new one.
-func (p *pool) assign(i ia, m *message, now time.Time) verdict {
+func (st *state) assign(i ia, m *message, now time.Time) verdict {
 	if status := neverGiven[i.code]; status != nil {
 		return verdict{ia: i, status: status}
 	}
 	key := leases.DUIDKey(m.clientID, i.id)
-	addr, ok := p.claim(i, key, m, now)
+	addr, ok := st.claim(i, key, m, now)
 	if !ok {
-		addr, ok = p.pick(key, now)
+		addr, ok = st.Pick([]byte(key), now)
 	}
 	if !ok {
 		return verdict{ia: i, status: statusNoAddress}
 	}
-	return p.grant(i, addr, key, now)
+	return st.grant(i, addr, key, now)
 }
 
 // extend lets an identity association keep its address. A client whose lease
 // we do not know gets it again as long as nobody else has the address: a guest
 // that works is not cut off because we lost our memory. Other addresses that it
 // believes to have are ended.
-func (p *pool) extend(i ia, m *message, now time.Time) verdict {
+func (st *state) extend(i ia, m *message, now time.Time) verdict {
 	if neverGiven[i.code] != nil {
 		return verdict{ia: i, status: statusNoBinding}
 	}
 	key := leases.DUIDKey(m.clientID, i.id)
-	_, known := p.leases.ByDUID(m.clientID, i.id)
-	addr, ok := p.claim(i, key, m, now)
+	_, known := st.leases.ByDUID(m.clientID, i.id)
+	addr, ok := st.claim(i, key, m, now)
 	// One without any address asks for its first (section 18.2.4).
 	if fresh := len(i.addrs) == 0; !ok && (known || fresh) {
-		if addr, ok = p.pick(key, now); !ok && fresh {
+		if addr, ok = st.Pick([]byte(key), now); !ok && fresh {
 			return verdict{ia: i, status: statusNoAddress}
 		}
 	}
 	v := verdict{ia: i}
 	if ok {
-		v = p.grant(i, addr, key, now)
+		v = st.grant(i, addr, key, now)
 	}
 	for _, a := range i.addrs {
-		if a != v.addr && (ok || known || !p.Address.Contains(a)) {
+		if a != v.addr && (ok || known || !st.Address.Contains(a)) {
 			v.ended = append(v.ended, a)
 		}
 	}
@@ -257,19 +257,19 @@ func (p *pool) extend(i ia, m *message, now time.Time) verdict {
 // claim is the address that an identity association should get before any
 // other: that reserved for the client, else the one it has or had, else the one
 // offered to it, else one that it wishes.
-func (p *pool) claim(i ia, key string, m *message, now time.Time) (netip.Addr, bool) {
+func (st *state) claim(i ia, key string, m *message, now time.Time) (netip.Addr, bool) {
 	var candidates []netip.Addr
-	if h := p.hostOf(m); h != nil && p.freeFor(h.Addr, key, now) {
+	if h := st.hostOf(m); h != nil && st.FreeFor(h.Addr, key, now) {
 		return h.Addr, true
 	}
-	if l, ok := p.leases.ByDUID(m.clientID, i.id); ok {
+	if l, ok := st.leases.ByDUID(m.clientID, i.id); ok {
 		candidates = append(candidates, l.Addr)
 	}
-	if h := p.offerTo[key]; h != nil {
-		candidates = append(candidates, h.addr)
+	if h := st.OfferTo(key); h != nil {
+		candidates = append(candidates, h.Addr)
 	}
 	for _, a := range append(candidates, i.addrs...) {
-		if p.refusal(a, key, m, now) == "" {
+		if st.refusal(a, key, m, now) == "" {
 			return a, true
 		}
 	}
@@ -278,23 +278,23 @@ func (p *pool) claim(i ia, key string, m *message, now time.Time) (netip.Addr, b
 
 // refusal says why a client without a free reservation cannot have an address;
 // "" if it can.
-func (p *pool) refusal(a netip.Addr, key string, m *message, now time.Time) string {
-	reserved := p.hostAt[a]
+func (st *state) refusal(a netip.Addr, key string, m *message, now time.Time) string {
+	reserved := st.hostAt[a]
 	switch {
-	case !p.Address.Contains(a):
+	case !st.Address.Contains(a):
 		return "address is of another subnet"
-	case p.reservedByRole(a):
+	case st.space.HasRole(a):
 		return "address is not for guests"
-	case reserved != nil && reserved != p.hostOf(m):
+	case reserved != nil && reserved != st.hostOf(m):
 		return "address is reserved for another guest"
-	case reserved == nil && !p.inRanges(a):
+	case reserved == nil && !st.space.Open(a):
 		return "address is not in a range for guests"
-	case p.freeFor(a, key, now):
+	case st.FreeFor(a, key, now):
 		return ""
 	}
 	// A guest that works with the address comes before one that has only a promise.
 	working := m.kind == dhcpv6.MessageTypeRenew || m.kind == dhcpv6.MessageTypeRebind
-	if l, ok := p.leases.ByAddr(a); working && p.offers.byAddr[a] != nil && (!ok || l.Expired(now)) {
+	if l, ok := st.leases.ByAddr(a); working && st.OfferOf(a) != nil && (!ok || l.Expired(now)) {
 		return ""
 	}
 	return "address is taken"
@@ -302,23 +302,23 @@ func (p *pool) refusal(a netip.Addr, key string, m *message, now time.Time) stri
 
 // grant is the verdict by which an association gets an address, which is then
 // kept for it.
-func (p *pool) grant(i ia, a netip.Addr, key string, now time.Time) verdict {
-	if l, ok := p.leases.ByAddr(a); !ok || l.Expired(now) {
-		p.offer(a, key, now)
+func (st *state) grant(i ia, a netip.Addr, key string, now time.Time) verdict {
+	if l, ok := st.leases.ByAddr(a); !ok || l.Expired(now) {
+		st.Offer(a, key, now)
 	}
-	return verdict{ia: i, addr: a, lease: p.leaseTime(a)}
+	return verdict{ia: i, addr: a, lease: st.leaseTime(a)}
 }
 
 // leaseOf is the lease that a verdict gives, with the name that the client wishes.
-func (p *pool) leaseOf(v verdict, m *message, now time.Time) netdef.Lease {
+func (st *state) leaseOf(v verdict, m *message, now time.Time) netdef.Lease {
 	l := netdef.Lease{
-		Network: p.Network, Addr: v.addr, PrefixLen: p.Address.Bits(), MAC: m.mac,
+		Network: st.Network, Addr: v.addr, PrefixLen: st.Address.Bits(), MAC: m.mac,
 		ClientID: m.clientID, IAID: v.ia.id, Hostname: m.name,
 	}
 	if v.lease != forever {
 		l.Expiry = now.Add(v.lease)
 	}
-	if h := p.hostOf(m); h != nil && h.Name != "" {
+	if h := st.hostOf(m); h != nil && h.Name != "" {
 		l.Hostname = h.Name
 	}
 	return l

@@ -8,6 +8,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 
 	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
 )
 
@@ -19,20 +20,20 @@ type known struct {
 	after       time.Duration // time that passed since
 }
 
-func (k known) pool(t testing.TB, c Config) (*pool, time.Time) {
+func (k known) state(t testing.TB, c Config) (*state, time.Time) {
 	t.Helper()
 	now := start.Add(k.after)
 	table := leases.New(&testJournal{}, k.leases, func() time.Time { return now }).Table(network)
 	s := testSettings(t, c)
 	table.ReserveNames(leases.IPv6, s.reserved)
-	p := newPool(s, table, start)
+	p := newState(s, table, start)
 	for a, n := range k.offered {
-		p.offer(addr(a), leases.DUIDKey(duid(n), 1), start)
+		p.Offer(addr(a), leases.DUIDKey(duid(n), 1), start)
 	}
 	for _, a := range k.quarantined {
-		p.quarantine(addr(a), start)
+		p.Quarantine(addr(a), start)
 	}
-	p.expire(now)
+	p.Expire(now)
 	return p, now
 }
 
@@ -105,7 +106,7 @@ func TestRFC8415Section183(t *testing.T) {
 		{"solicit: the wished address is quarantined", known{quarantined: []string{free}}, solicit, 1, in(na(1, free)), "advertise; 1 gets " + fresh},
 		{"solicit: current lease before the wish", five(time.Hour), solicit, 1, in(na(1, free)), "advertise; 1 gets " + held},
 		{"solicit: said again after our advertisement", offered, solicit, 1, in(na(1)), "advertise; 1 gets " + free},
-		{"solicit: said again after the offer ended", known{offered: map[string]byte{free: 1}, after: offerTime}, solicit, 1, in(na(1)), "advertise; 1 gets " + fresh},
+		{"solicit: said again after the offer ended", known{offered: map[string]byte{free: 1}, after: pool.OfferTime}, solicit, 1, in(na(1)), "advertise; 1 gets " + fresh},
 		{"solicit: reservation by duid", known{}, solicit, 50, in(na(1)), "advertise; 1 gets 2001:db8:7::50"},
 		{"solicit: reservation by duid, second association", known{}, solicit, 50, in(na(1), na(2, free)),
 			"advertise; 1 gets 2001:db8:7::50; 2 gets " + free},
@@ -134,7 +135,7 @@ func TestRFC8415Section183(t *testing.T) {
 		{"request: to another server", offered, request, 1, in(other, na(1, free)), "nothing (for another server)"},
 		{"request: said again after our reply", five(time.Hour), request, 1, in(ours, na(1, held)), "reply; 1 gets " + held},
 		{"request: of the quarantined address", known{quarantined: []string{free}}, request, 1, in(ours, na(1, free)), "reply; 1 gets " + fresh},
-		{"request: after the quarantine", known{quarantined: []string{free}, after: quarantineTime}, request, 1, in(ours, na(1, free)), "reply; 1 gets " + free},
+		{"request: after the quarantine", known{quarantined: []string{free}, after: pool.QuarantineTime}, request, 1, in(ours, na(1, free)), "reply; 1 gets " + free},
 
 		// 18.3.3 Confirm
 		{"confirm: on the link", five(time.Hour), confirm, 1, in(na(1, held)), "reply Success"},
@@ -200,7 +201,7 @@ func TestRFC8415Section183(t *testing.T) {
 		{"decline: an address it does not have", five(time.Hour), decline, 1, in(ours, na(1, free)), "reply Success"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, now := c.known.pool(t, testConfig())
+			p, now := c.known.state(t, testConfig())
 			m, err := parseMessage(packet(t, c.kind, c.from, c.mods...).ToBytes(), linkLocal(c.from), true)
 			if err != nil {
 				t.Fatal(err)
@@ -277,7 +278,7 @@ func TestUnicast(t *testing.T) {
 		rebind: "nothing (not sent to the group)", inform: "nothing (not sent to the group)",
 		request: "reply UseMulticast", renew: "reply UseMulticast", release: "reply UseMulticast", decline: "reply UseMulticast",
 	} {
-		p, now := known{leases: []netdef.Lease{lease(fresh, 1, time.Hour)}}.pool(t, testConfig())
+		p, now := known{leases: []netdef.Lease{lease(fresh, 1, time.Hour)}}.state(t, testConfig())
 		var mods []mod
 		if rules[kind].server == must {
 			mods = []mod{server(ourDUID), na(1, fresh)}

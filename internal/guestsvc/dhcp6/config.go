@@ -7,12 +7,16 @@ package dhcp6
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 
+	"viaduct/internal/guestsvc/leases"
+	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
 )
 
@@ -45,13 +49,7 @@ type Config struct {
 }
 
 // Range is a range of addresses, both ends included.
-type Range struct {
-	First, Last netip.Addr
-	// Lease is 0 where Config.Lease counts.
-	Lease time.Duration
-	// Infinite leases never end.
-	Infinite bool
-}
+type Range = pool.Range
 
 // Host reserves an address for a guest, which is known by its DUID, or by its
 // Name if that is not given. It is for one of the guest's interfaces: the
@@ -72,10 +70,10 @@ func (c Config) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "on %s from %s", c.Bridge, c.Address)
 	for i, r := range c.Ranges {
-		fmt.Fprintf(&b, "%s %s-%s%s", [...]string{" range", ","}[min(i, 1)], r.First, r.Last, leaseText(r.Lease, r.Infinite))
+		fmt.Fprintf(&b, "%s %s", [...]string{" range", ","}[min(i, 1)], r)
 	}
 	for _, h := range c.Hosts {
-		fmt.Fprintf(&b, " host %s=%s%s", h, h.Addr, leaseText(h.Lease, h.Infinite))
+		fmt.Fprintf(&b, " host %s=%s%s", h, h.Addr, pool.LeaseText(h.Lease, h.Infinite))
 	}
 	if c.stateful() {
 		fmt.Fprintf(&b, " lease %s", cmp.Or(c.Lease, DefaultLease))
@@ -97,16 +95,6 @@ func (c Config) String() string {
 // stateful reports whether there are addresses to lease.
 func (c Config) stateful() bool { return len(c.Ranges)+len(c.Hosts) > 0 }
 
-func leaseText(d time.Duration, infinite bool) string {
-	switch {
-	case infinite:
-		return " for ever"
-	case d != 0:
-		return " for " + d.String()
-	}
-	return ""
-}
-
 // String is how the guest is known.
 func (h Host) String() string {
 	if len(h.DUID) > 0 {
@@ -117,8 +105,7 @@ func (h Host) String() string {
 
 // The limits of a configuration.
 const (
-	maxRanges = 256
-	maxHosts  = 1 << 16
+	maxHosts = 1 << 16
 	// maxPool is how many addresses all ranges may have together.
 	maxPool = 1 << 16
 	// What goes into every reply is bounded, so that it fits into one packet.
@@ -137,8 +124,6 @@ func (c Config) check() error {
 	switch {
 	case !c.Address.IsValid() || !c.Address.Addr().Is6() || c.Address.Addr().Is4In6() || c.Address.Addr().IsLinkLocalUnicast():
 		return fmt.Errorf("address %s: not a global IPv6 address with a prefix length", c.Address)
-	case len(c.Ranges) > maxRanges:
-		return fmt.Errorf("%d ranges: more than %d", len(c.Ranges), maxRanges)
 	case len(c.Hosts) > maxHosts:
 		return fmt.Errorf("%d hosts: more than %d", len(c.Hosts), maxHosts)
 	case c.Lease < 0:
@@ -146,7 +131,7 @@ func (c Config) check() error {
 	case len(c.DNS) > maxDNS:
 		return fmt.Errorf("%d dns servers: more than %d", len(c.DNS), maxDNS)
 	}
-	if err := c.checkRanges(); err != nil {
+	if err := pool.Check(c.Ranges, c.Address, maxPool); err != nil {
 		return err
 	}
 	if err := c.checkHosts(); err != nil {
@@ -175,27 +160,8 @@ func (c Config) check() error {
 	return nil
 }
 
-func (c Config) checkRanges() error {
-	pool := uint64(0)
-	for _, r := range c.Ranges {
-		if !c.Address.Contains(r.First) || !c.Address.Contains(r.Last) {
-			return fmt.Errorf("range %s-%s: not in %s", r.First, r.Last, c.Address.Masked())
-		}
-		if r.Last.Less(r.First) {
-			return fmt.Errorf("range %s-%s: ends before it begins", r.First, r.Last)
-		}
-		if r.Lease < 0 {
-			return fmt.Errorf("range %s-%s: lease %s: negative", r.First, r.Last, r.Lease)
-		}
-		n, ok := distance(r.First, r.Last)
-		if pool += uint64(n) + 1; !ok || pool > maxPool {
-			return fmt.Errorf("range %s-%s: more than %d addresses in all ranges", r.First, r.Last, maxPool)
-		}
-	}
-	return nil
-}
-
 func (c Config) checkHosts() error {
+	roles := c.roles()
 	seen := map[netip.Addr]bool{}
 	for _, h := range c.Hosts {
 		switch {
@@ -205,7 +171,7 @@ func (c Config) checkHosts() error {
 			return fmt.Errorf("host %s: duid of %d bytes, not of %d to %d", h, len(h.DUID), minDUID, maxDUID)
 		case !c.Address.Contains(h.Addr):
 			return fmt.Errorf("host %s: address %s: not in %s", h, h.Addr, c.Address.Masked())
-		case c.reservedByRole(h.Addr):
+		case slices.Contains(roles, h.Addr):
 			return fmt.Errorf("host %s: address %s: belongs to the network itself", h, h.Addr)
 		case seen[h.Addr]:
 			return fmt.Errorf("host %s: address %s: reserved twice", h, h.Addr)
@@ -219,18 +185,22 @@ func (c Config) checkHosts() error {
 	return nil
 }
 
-// reservedByRole reports whether the address is the host's own or an anycast
-// address of the subnet (RFC 4291 section 2.6.1, RFC 2526): none is for a guest.
-func (c Config) reservedByRole(a netip.Addr) bool {
-	if a == c.Address.Addr() {
-		return true
+// roles are the addresses that are for no guest: the host's own, and the
+// subnet's anycast addresses (RFC 4291 section 2.6.1, RFC 2526).
+func (c Config) roles() []netip.Addr {
+	roles := []netip.Addr{c.Address.Addr()}
+	if c.Address.Bits() < 127 {
+		roles = append(roles, c.Address.Masked().Addr())
 	}
-	if c.Address.Bits() < 127 && a == c.Address.Masked().Addr() {
-		return true
+	if c.Address.Bits() == 64 {
+		b := c.Address.Addr().As16()
+		copy(b[8:], []byte{0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+		for last := 0x80; last <= 0xff; last++ {
+			b[15] = byte(last)
+			roles = append(roles, netip.AddrFrom16(b))
+		}
 	}
-	b := a.As16()
-	anycast := [...]byte{0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-	return c.Address.Bits() == 64 && [7]byte(b[8:]) == anycast && b[15] >= 0x80
+	return roles
 }
 
 // settings are a Config made ready for answering. They are never changed,
@@ -238,7 +208,7 @@ func (c Config) reservedByRole(a netip.Addr) bool {
 type settings struct {
 	Config
 	duid     []byte // our own
-	spans    []span
+	space    *pool.Space
 	hostAt   map[netip.Addr]*Host
 	byDUID   map[string]*Host
 	byName   map[string]*Host // in lower case
@@ -255,7 +225,7 @@ func newSettings(c Config, duid []byte) (*settings, error) {
 		return nil, fmt.Errorf("configure dhcp6 of network %q: %w", c.Name, err)
 	}
 	s := &settings{
-		Config: c, duid: duid, spans: newSpans(c.Ranges), hostAt: map[netip.Addr]*Host{},
+		Config: c, duid: duid, hostAt: map[netip.Addr]*Host{},
 		byDUID: map[string]*Host{}, byName: map[string]*Host{}, reserved: map[string]netip.Addr{},
 	}
 	for i := range s.Hosts {
@@ -272,6 +242,7 @@ func newSettings(c Config, duid []byte) (*settings, error) {
 			s.byName[strings.ToLower(h.Name)] = h
 		}
 	}
+	s.space = pool.NewSpace(c.Ranges, c.roles(), slices.Collect(maps.Keys(s.hostAt)))
 	s.options = configuredOptions(c)
 	return s, nil
 }
@@ -284,12 +255,6 @@ func (s *settings) hostOf(m *message) *Host {
 	return s.byName[strings.ToLower(m.name)]
 }
 
-// inRanges reports whether the address is one for guests without a reservation.
-func (s *settings) inRanges(a netip.Addr) bool {
-	_, ok := s.indexOf(a)
-	return ok && s.hostAt[a] == nil && !s.reservedByRole(a)
-}
-
 // leaseTime is for how long the address is given, forever if it never ends.
 func (s *settings) leaseTime(a netip.Addr) time.Duration {
 	var d time.Duration
@@ -299,12 +264,23 @@ func (s *settings) leaseTime(a netip.Addr) time.Duration {
 		}
 		d = h.Lease
 	}
-	if i, ok := s.indexOf(a); ok && d == 0 {
-		r := s.spanOf(i).of
+	if r, ok := s.space.RangeOf(a); ok && d == 0 {
 		if r.Infinite {
 			return forever
 		}
 		d = r.Lease
 	}
 	return min(cmp.Or(d, s.Lease, DefaultLease), forever)
+}
+
+// state is what an answer depends on: the settings, and who has which address.
+type state struct {
+	*settings
+	*pool.Pool
+	leases *leases.Table
+}
+
+func newState(s *settings, table *leases.Table, now time.Time) *state {
+	keyOf := func(l netdef.Lease) string { return leases.DUIDKey(l.ClientID, l.IAID) }
+	return &state{settings: s, Pool: pool.New(s.space, table, keyOf, now), leases: table}
 }

@@ -21,7 +21,7 @@ func TestConfigIsChecked(t *testing.T) {
 		{"ranges too long together", func(c *Config) {
 			c.Ranges = append(c.Ranges, Range{First: addr("2001:db8:7::1:0"), Last: addr("2001:db8:7::1:ffff")})
 		}, "more than 65536 addresses"},
-		{"many ranges", func(c *Config) { c.Ranges = make([]Range, maxRanges+1) }, "more than 256"},
+		{"many ranges", func(c *Config) { c.Ranges = make([]Range, 257) }, "more than 256"},
 		{"range lease", func(c *Config) { c.Ranges[0].Lease = -1 }, "negative"},
 		{"lease", func(c *Config) { c.Lease = -1 }, "negative"},
 		{"host lease", func(c *Config) { c.Hosts[0].Lease = -1 }, "negative"},

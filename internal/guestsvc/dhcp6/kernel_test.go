@@ -190,8 +190,7 @@ func TestRealClients(t *testing.T) {
 
 			switch {
 			case client.signal != 0:
-				p.Signal(client.signal)
-				if _, err := p.Wait(ctx); err != nil {
+				if _, err := p.SignalUntilEnd(ctx, client.signal); err != nil {
 					t.Error(err)
 				}
 			case client.command != nil:

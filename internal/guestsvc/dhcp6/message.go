@@ -124,7 +124,7 @@ type rule struct {
 	// unicast has those that were sent to one server refused with a reason
 	// rather than ignored (section 18.4).
 	unicast bool
-	answer  func(*pool, *message, time.Time) answer
+	answer  func(*state, *message, time.Time) answer
 }
 
 var rules = map[dhcpv6.MessageType]rule{

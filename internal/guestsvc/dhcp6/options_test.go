@@ -17,12 +17,12 @@ import (
 // said is what a server says to a message, read again from the wire.
 func said(t *testing.T, c Config, p *dhcpv6.Message) *dhcpv6.Message {
 	t.Helper()
-	pool, now := known{}.pool(t, c)
+	st, now := known{}.state(t, c)
 	m, err := parseMessage(p.ToBytes(), linkLocal(1), true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := dhcpv6.MessageFromBytes(pool.reply(m, pool.answer(m, now)).ToBytes())
+	r, err := dhcpv6.MessageFromBytes(st.reply(m, st.answer(m, now)).ToBytes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func FuzzMessage(f *testing.F) {
 	}
 	f.Add([]byte{12, 0}, false)
 	taken := lease("2001:db8:7::5", 99, time.Hour)
-	pool, now := known{leases: []netdef.Lease{taken}}.pool(f, testConfig())
+	st, now := known{leases: []netdef.Lease{taken}}.state(f, testConfig())
 	f.Fuzz(func(t *testing.T, b []byte, group bool) {
 		if len(b) > maxMessage {
 			return
@@ -190,14 +190,14 @@ func FuzzMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		a := pool.answer(m, now)
+		a := st.answer(m, now)
 		_ = a.String()
 		if a.kind == dhcpv6.MessageTypeNone {
 			return
 		}
 		// Not by the codec's own parser, which does not accept every DUID.
 		ias := 0
-		if err := options(pool.reply(m, a).ToBytes()[headerSize:], func(code dhcpv6.OptionCode, data []byte) error {
+		if err := options(st.reply(m, a).ToBytes()[headerSize:], func(code dhcpv6.OptionCode, data []byte) error {
 			switch code {
 			case dhcpv6.OptionIANA, dhcpv6.OptionIATA, dhcpv6.OptionIAPD:
 				ias++
@@ -217,7 +217,7 @@ func FuzzMessage(f *testing.F) {
 				continue
 			}
 			if other, twice := seen[v.addr]; twice && other != v.ia.id || v.addr == taken.Addr && !bytes.Equal(m.clientID, taken.ClientID) ||
-				!pool.inRanges(v.addr) && pool.hostAt[v.addr] == nil {
+				!st.space.Open(v.addr) && st.hostAt[v.addr] == nil {
 				t.Errorf("gave %v: %v", v.addr, a)
 			}
 			seen[v.addr] = v.ia.id

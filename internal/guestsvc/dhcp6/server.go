@@ -55,7 +55,7 @@ type Server struct {
 	log  *throttle.Log
 
 	mu     sync.Mutex
-	pool   *pool
+	state  *state
 	closed bool
 
 	// durable holds replies until their leases are on disk.
@@ -83,7 +83,7 @@ func Start(c Config, deps Deps) (*Server, error) {
 	deps.Log = deps.Log.With("network", c.Name)
 	s := &Server{
 		deps: deps, log: throttle.New(deps.Log, deps.Now),
-		pool:    newPool(settings, deps.Leases, deps.Now()),
+		state:   newState(settings, deps.Leases, deps.Now()),
 		durable: outbox.New[*reply](maxInFlight),
 	}
 	deps.Leases.ReserveNames(leases.IPv6, settings.reserved)
@@ -101,13 +101,13 @@ func (s *Server) Reconfigure(c Config) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.pool.Config; c.Network != old.Network || c.Bridge != old.Bridge {
+	if old := s.state.Config; c.Network != old.Network || c.Bridge != old.Bridge {
 		return fmt.Errorf("configure dhcp6 of network %q: network or bridge cannot change while it runs", c.Name)
 	}
 	s.deps.Leases.ReserveNames(leases.IPv6, settings.reserved)
-	fresh := newPool(settings, s.deps.Leases, s.deps.Now())
-	fresh.inherit(s.pool)
-	s.pool = fresh
+	fresh := newState(settings, s.deps.Leases, s.deps.Now())
+	fresh.Inherit(s.state.Pool)
+	s.state = fresh
 	return nil
 }
 
@@ -160,14 +160,14 @@ func (s *Server) receive(payload []byte, from netip.Addr, group bool) {
 		return
 	}
 	s.mu.Lock()
-	if !from.IsLinkLocalUnicast() && !s.pool.Address.Contains(from) {
+	if !from.IsLinkLocalUnicast() && !s.state.Address.Contains(from) {
 		s.mu.Unlock()
 		s.log.Say(slog.LevelDebug, "dhcp6 message ignored", "from", from, "error", "sender is of another link")
 		return
 	}
 	now := s.deps.Now()
-	s.pool.expire(now)
-	r := &reply{settings: s.pool.settings, to: m, answer: s.pool.answer(m, now)}
+	s.state.Expire(now)
+	r := &reply{settings: s.state.settings, to: m, answer: s.state.answer(m, now)}
 	ready := s.commit(r, now)
 	s.mu.Unlock()
 	s.note(r)
@@ -218,7 +218,7 @@ func (s *Server) commit(r *reply, now time.Time) bool {
 			s.lease(v, r.to, now, done)
 		case v.gone.IsValid() && r.answer.quarantine:
 			s.deps.Leases.Remove(v.gone, done)
-			s.pool.quarantine(v.gone, now)
+			s.state.Quarantine(v.gone, now)
 		case v.gone.IsValid():
 			s.release(v.gone, now, done)
 		}
@@ -228,15 +228,13 @@ func (s *Server) commit(r *reply, now time.Time) bool {
 
 // lease leases the address of a verdict.
 func (s *Server) lease(v verdict, m *message, now time.Time, done func(error)) {
-	p := s.pool
-	former, moved := p.leases.ByDUID(m.clientID, v.ia.id)
-	p.leases.Put(p.leaseOf(v, m, now), done)
-	if h := p.offerTo[leases.DUIDKey(m.clientID, v.ia.id)]; h != nil {
-		p.withdraw(h)
-	}
-	p.settle(v.addr)
-	if moved && former.Addr != v.addr {
-		p.settle(former.Addr)
+	st := s.state
+	former, moved := st.leases.ByDUID(m.clientID, v.ia.id)
+	st.leases.Put(st.leaseOf(v, m, now), done)
+	st.Withdraw(st.OfferTo(leases.DUIDKey(m.clientID, v.ia.id)))
+	st.Settle(v.addr)
+	if moved {
+		st.Settle(former.Addr)
 	}
 }
 
@@ -245,7 +243,7 @@ func (s *Server) release(addr netip.Addr, now time.Time, done func(error)) {
 	l, _ := s.deps.Leases.ByAddr(addr)
 	l.Expiry = now
 	s.deps.Leases.Put(l, done)
-	s.pool.settle(addr)
+	s.state.Settle(addr)
 }
 
 // written counts a change that is on disk, or never will be.

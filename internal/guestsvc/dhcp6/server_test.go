@@ -14,6 +14,8 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/iana"
+
+	"viaduct/internal/guestsvc/pool"
 )
 
 func TestLifeOfAGuest(t *testing.T) {
@@ -157,7 +159,7 @@ func TestDeclinedAddressIsKeptBack(t *testing.T) {
 	if got := given(r.ask(packet(t, renew, 3, na(1, a.String()), server(ourDUID)))); got.IsValid() {
 		t.Errorf("renewal of the declined address: %v", got)
 	}
-	r.clock.advance(quarantineTime)
+	r.clock.advance(pool.QuarantineTime)
 	if got := given(r.ask(packet(t, renew, 3, na(1, a.String()), server(ourDUID)))); got != a {
 		t.Errorf("after the quarantine: %v", got)
 	}
@@ -267,12 +269,12 @@ func TestStartRefusesABadConfiguration(t *testing.T) {
 
 // TestFlood has a guest invent other guests as fast as it can.
 func TestFlood(t *testing.T) {
-	for _, pool := range []struct {
+	for _, in := range []struct {
 		name   string
 		config Config
 	}{{"in a large range", bigConfig()}, {"in a small range", testConfig()}} {
-		t.Run(pool.name, func(t *testing.T) {
-			r := newRig(t, pool.config)
+		t.Run(in.name, func(t *testing.T) {
+			r := newRig(t, in.config)
 			drained := make(chan struct{})
 			go func() {
 				defer close(drained)
@@ -298,22 +300,22 @@ func TestFlood(t *testing.T) {
 			runtime.GC()
 			runtime.ReadMemStats(&after)
 			r.server.mu.Lock()
-			offers := len(r.server.pool.offers.byAddr)
+			offers, _ := r.server.state.Held()
 			r.server.mu.Unlock()
-			if offers > maxOffers {
-				t.Errorf("%d offers are kept, more than %d", offers, maxOffers)
+			if offers > pool.MaxOffers {
+				t.Errorf("%d offers are kept, more than %d", offers, pool.MaxOffers)
 			}
 			if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8<<20 {
 				t.Errorf("the flood takes %d KiB", grown>>10)
 			}
 			// While it goes on, a real guest gets its address.
-			r.clock.advance(stealTime)
+			r.clock.advance(pool.StealTime)
 			r.server.mu.Lock()
 			m, err := parseMessage(packet(t, solicit, 1, na(1)).ToBytes(), linkLocal(1), true)
 			if err != nil {
 				t.Fatal(err)
 			}
-			a := r.server.pool.answer(m, r.clock.now())
+			a := r.server.state.answer(m, r.clock.now())
 			r.server.mu.Unlock()
 			if !a.gives() {
 				t.Errorf("a guest in the flood: %v", a)
