@@ -23,6 +23,7 @@ import (
 	"viaduct/internal/libvirtrpc/nwfilter"
 	"viaduct/internal/libvirtrpc/polkit"
 	"viaduct/internal/netdef"
+	"viaduct/internal/xenvif"
 )
 
 var logLevels = []string{"debug", "info", "warn", "error"}
@@ -102,6 +103,14 @@ func runDaemon(c *call) error {
 		Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
 			allow := filepath.Join(c.text("config-dir"), "bridge.conf")
 			return (&bridgehelper.Server{Allow: allow, OpenTap: e.OpenTap, Log: log}).Serve(ctx, l)
+		},
+	})
+	config.Doors = append(config.Doors, daemon.Door{
+		Name: "vif script",
+		// As to the API: who may connect may change networks.
+		Sockets: []daemon.Socket{{Path: vifSocket(c.socket), Mode: 0o660, Group: c.text("socket-group")}},
+		Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
+			return (&xenvif.Server{Desk: xenvif.Desk{Networks: e}, Log: log}).Serve(ctx, l)
 		},
 	})
 	config.Doors = append(config.Doors, libvirtDoors(c, log)...)

@@ -23,7 +23,7 @@ var floors = [][]string{
 	{"viaduct/internal/libvirtrpc", "viaduct/internal/xenvif", "viaduct/internal/httpapi", "viaduct/internal/bridgehelper"},
 	{"viaduct/internal/libvirtrpc/nwfilter", "viaduct/internal/libvirtrpc/attach", "viaduct/internal/xenhost"},
 	{"viaduct/internal/xenvif/xenstore", "viaduct/internal/xenvif/vifspec", "viaduct/internal/libvirtrpc/dispatch", "viaduct/internal/libvirtrpc/remote"},
-	{"viaduct/internal/libvirtrpc/wire", "viaduct/internal/libvirtrpc/polkit"},
+	{"viaduct/internal/libvirtrpc/wire", "viaduct/internal/libvirtrpc/polkit", "viaduct/internal/xenvif/direct"},
 	{"viaduct/internal/libvirtrpc/xdr"},
 	{"viaduct/internal/daemon"},
 	{"viaduct/internal/engine"},

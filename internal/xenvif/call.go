@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -44,10 +43,38 @@ type call struct {
 	netdev              string // the link by which a routed guest is to be found; "" for any
 }
 
-var (
-	backendForm = regexp.MustCompile(`(?:^|/)backend/vif/([0-9]{1,9})/([0-9]{1,9})$`)
-	tapForm     = regexp.MustCompile(`^vif([0-9]{1,9})\.([0-9]{1,9})-emu$`)
-)
+// backendOf reads the numbers of a domain and of its device at the end of an
+// interface's path, .../backend/vif/DOMAIN/DEVICE. It is no regular expression
+// since those take a program that runs so briefly too long to compile.
+func backendOf(path string) (domain, device int, ok bool) {
+	parts := strings.Split(path, "/")
+	if len(parts) < 4 || parts[len(parts)-4] != "backend" || parts[len(parts)-3] != "vif" {
+		return 0, 0, false
+	}
+	domain, okDomain := number(parts[len(parts)-2])
+	device, okDevice := number(parts[len(parts)-1])
+	return domain, device, okDomain && okDevice
+}
+
+// number reads a number of at most nine digits, and nothing but digits.
+func number(text string) (int, bool) {
+	n, err := strconv.ParseUint(text, 10, 31)
+	return int(n), err == nil && len(text) <= 9
+}
+
+// vifOf is the path of the interface that belongs to the link of an emulated NIC,
+// vifDOMAIN.DEVICE-emu; "" if that is none.
+func vifOf(emulated string) string {
+	name, isEmulated := strings.CutSuffix(emulated, tapSuffix)
+	numbers, isVif := strings.CutPrefix(name, "vif")
+	domain, device, _ := strings.Cut(numbers, ".")
+	_, okDomain := number(domain)
+	_, okDevice := number(device)
+	if !isEmulated || !isVif || !okDomain || !okDevice {
+		return ""
+	}
+	return "/local/domain/0/backend/vif/" + domain + "/" + device
+}
 
 // call reads the arguments and the environment. Of what both say the arguments
 // count. On error the call has what is known of it.
@@ -68,10 +95,11 @@ func (s Script) call() (call, error) {
 	c.path, c.netdev = setting("XENBUS_PATH"), setting("netdev")
 	c.kind = cmp.Or(settings["type_if"], commands[c.command].kind, kindVif)
 	c.emulated = setting("INTERFACE")
-	if m := tapForm.FindStringSubmatch(c.emulated); c.path == "" && c.kind == kindTap && m != nil {
-		c.path = fmt.Sprintf("/local/domain/0/backend/vif/%s/%s", m[1], m[2])
+	if c.path == "" && c.kind == kindTap {
+		c.path = vifOf(c.emulated)
 	}
-	m := backendForm.FindStringSubmatch(path.Clean(c.path))
+	var isBackend bool
+	c.domain, c.device, isBackend = backendOf(path.Clean(c.path))
 	switch _, known := commands[c.command]; {
 	case !known:
 		return c, fmt.Errorf("unknown command '%s': it is online, offline, add or remove", c.command)
@@ -79,14 +107,11 @@ func (s Script) call() (call, error) {
 		return c, fmt.Errorf("unknown interface type '%s': it is vif or tap", c.kind)
 	case c.path == "":
 		return c, errors.New("the variable XENBUS_PATH is not set")
-	case m == nil:
+	case !isBackend:
 		return c, fmt.Errorf("XENBUS_PATH '%s' does not end in backend/vif/DOMAIN/DEVICE", c.path)
 	case c.kind == kindTap && c.emulated == "" && commands[c.command].kind == kindTap:
 		return c, errors.New("the variable INTERFACE is not set")
 	}
-	// The form has no numbers that are too large.
-	c.domain, _ = strconv.Atoi(m[1])
-	c.device, _ = strconv.Atoi(m[2])
 	c.link = cmp.Or(setting("vif"), fmt.Sprintf("vif%d.%d", c.domain, c.device))
 	if c.kind == kindTap {
 		c.link = c.emulated

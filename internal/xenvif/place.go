@@ -14,10 +14,11 @@ import (
 
 // place is a network that a guest is to be plugged into.
 type place struct {
-	ref, name string
-	// implicit says what the network is for, of one that is there only as long
-	// as a guest needs it; "" for those that somebody defined.
-	implicit string
+	id   netdef.UUID
+	name string
+	// implicit says that the network is there only as long as a guest needs it;
+	// the others somebody defined.
+	implicit bool
 	def      *netdef.Network
 	settings netdef.Settings
 	// declared is the port that somebody has made for this guest, nil for none.
@@ -36,36 +37,33 @@ const (
 // place finds the network of a guest: that which has a port for it, that which
 // bridge= names, that whose bridge it names, or one made for a bridge of the
 // host's or for routing.
-func (s Script) place(ctx context.Context, networks Networks, v vif) (place, error) {
-	known, err := networks.Networks(ctx)
-	if err != nil {
-		return place{}, fmt.Errorf("ask the viaduct daemon for its networks: %w", err)
-	}
-	ports, err := v.ports(ctx, networks)
+func (d Desk) place(ctx context.Context, v vif) (place, error) {
+	known := d.Networks.Networks()
+	ports, err := d.ports(v)
 	if err != nil {
 		return place{}, err
 	}
 	var at place
 	switch declared := v.declared(ports); {
 	case declared != nil:
-		at.declared, at.ref = declared, declared.Network.String()
+		at.declared, at.id = declared, declared.Network
 	case routed(v.face):
-		at, err = s.routedPlace(ctx, networks, v, known)
+		at, err = d.routedPlace(ctx, v, known)
 	default:
-		at, err = bridgedPlace(ctx, networks, v, known)
+		at, err = d.bridgedPlace(ctx, v, known)
 	}
 	if err == nil && at.def == nil {
-		err = at.load(ctx, networks)
+		err = d.load(&at)
 	}
 	if err == nil {
-		err = v.clash(ports, at.ref)
+		err = v.clash(ports, at.id)
 	}
 	return at, err
 }
 
 // load gets the network's definition.
-func (p *place) load(ctx context.Context, networks Networks) error {
-	text, err := networks.XML(ctx, p.ref, false)
+func (d Desk) load(p *place) error {
+	text, err := d.Networks.XML(p.id, false)
 	if err != nil {
 		return err
 	}
@@ -84,14 +82,12 @@ type knownPort struct {
 }
 
 // ports lists what ports there are of the guest, or of others with its MAC address.
-func (v vif) ports(ctx context.Context, networks Networks) ([]knownPort, error) {
-	found, err := networks.GuestPorts(ctx, v.mac, v.guestUUID, v.guest)
-	if err != nil {
-		return nil, err
-	}
+func (d Desk) ports(v vif) ([]knownPort, error) {
+	found := d.Networks.GuestPorts(v.mac, v.guestUUID, v.guest)
 	ports := make([]knownPort, len(found))
 	for i, p := range found {
 		ports[i].GuestPort = p
+		var err error
 		if ports[i].def, err = netdef.ParsePort([]byte(p.XML)); err != nil {
 			return nil, fmt.Errorf("read port %s: %w", p.UUID, err)
 		}
@@ -115,9 +111,9 @@ func (v vif) declared(ports []knownPort) *knownPort {
 }
 
 // clash refuses a MAC address that another guest of the network has.
-func (v vif) clash(ports []knownPort, network string) error {
+func (v vif) clash(ports []knownPort, network netdef.UUID) error {
 	for _, p := range ports {
-		if p.def.MAC == v.mac && !v.mac.IsZero() && p.Network.String() == network && p.Link != "" && p.Link != v.link && p.def.OwnerUUID != v.owner() {
+		if p.def.MAC == v.mac && !v.mac.IsZero() && p.Network == network && p.Link != "" && p.Link != v.link && p.def.OwnerUUID != v.owner() {
 			return fmt.Errorf("guest '%s' at %s has the MAC address %s already", p.def.OwnerName, p.Link, v.mac)
 		}
 	}
@@ -133,17 +129,14 @@ func (v vif) owner() netdef.UUID {
 }
 
 // bridgedPlace finds the network that bridge= means.
-func bridgedPlace(ctx context.Context, networks Networks, v vif, known []engine.Info) (place, error) {
+func (d Desk) bridgedPlace(ctx context.Context, v vif, known []engine.Info) (place, error) {
 	find := func(is func(engine.Info) bool) (place, bool) {
 		i := slices.IndexFunc(known, is)
 		if i < 0 {
 			return place{}, false
 		}
-		at := place{ref: known[i].UUID.String(), name: known[i].Name}
-		if known[i].UUID == implicitUUID(at.name) {
-			at.implicit = at.name
-		}
-		return at, true
+		n := known[i]
+		return place{id: n.UUID, name: n.Name, implicit: n.UUID == implicitUUID(n.Name)}, true
 	}
 	if v.bridge != "" {
 		for _, is := range []func(engine.Info) bool{
@@ -156,10 +149,7 @@ func bridgedPlace(ctx context.Context, networks Networks, v vif, known []engine.
 		}
 	}
 	standard, hasStandard := find(func(n engine.Info) bool { return n.Name == defaultNetwork })
-	bridges, err := networks.Bridges(ctx)
-	if err != nil {
-		return place{}, err
-	}
+	bridges := d.Networks.Bridges()
 	device := v.bridge
 	if number, legacy := strings.CutPrefix(device, "xenbr"); legacy && !slices.Contains(bridges, device) && slices.Contains(bridges, "eth"+number) {
 		device = "eth" + number // as Xen's own scripts named bridges until 4.0
@@ -168,12 +158,12 @@ func bridgedPlace(ctx context.Context, networks Networks, v vif, known []engine.
 	case slices.Contains(bridges, device):
 		n := &netdef.Network{Name: "xen-bridge-" + device, Forward: netdef.Forward{Mode: netdef.ModeBridge}}
 		n.Bridge.Name = device
-		return implicit(ctx, networks, known, n)
+		return d.implicit(ctx, known, n)
 	case (v.bridge == unnamed || v.bridge == "") && hasStandard:
 		return standard, nil
 	case v.bridge == "" && len(bridges) == 1:
 		v.bridge = bridges[0]
-		return bridgedPlace(ctx, networks, v, known)
+		return d.bridgedPlace(ctx, v, known)
 	case v.bridge == "":
 		return place{}, errors.New("the interface names no bridge, and which one is meant cannot be told")
 	}
@@ -182,10 +172,10 @@ func bridgedPlace(ctx context.Context, networks Networks, v vif, known []engine.
 
 // routedPlace finds the network of a guest that is routed: the one that bridge=
 // names, if that routes to its guests, or one that is made for it.
-func (s Script) routedPlace(ctx context.Context, networks Networks, v vif, known []engine.Info) (place, error) {
+func (d Desk) routedPlace(ctx context.Context, v vif, known []engine.Info) (place, error) {
 	if i := slices.IndexFunc(known, func(n engine.Info) bool { return n.Name == v.bridge && n.UUID != implicitUUID(n.Name) }); i >= 0 {
-		at := place{ref: known[i].UUID.String()}
-		if err := at.load(ctx, networks); err != nil {
+		at := place{id: known[i].UUID}
+		if err := d.load(&at); err != nil {
 			return place{}, err
 		}
 		if at.settings.Routed {
@@ -196,7 +186,7 @@ func (s Script) routedPlace(ctx context.Context, networks Networks, v vif, known
 	if v.face == faceNAT {
 		n.Name = "xen-nat"
 		n.Forward = netdef.Forward{Mode: netdef.ModeNAT, NAT: &netdef.NAT{IPv6: netdef.Yes}}
-		for _, text := range s.Resolvers() {
+		for _, text := range v.resolvers {
 			if a, err := netip.ParseAddr(text); err == nil && a.Is4() && !a.IsLoopback() {
 				n.DNS.Forwarders = append(n.DNS.Forwarders, netdef.DNSForwarder{Addr: a})
 			}
@@ -210,7 +200,7 @@ func (s Script) routedPlace(ctx context.Context, networks Networks, v vif, known
 	if err != nil {
 		return place{}, err
 	}
-	return implicit(ctx, networks, known, n)
+	return d.implicit(ctx, known, n)
 }
 
 // implicitUUID is that of the network which is made for guests under the name.
@@ -219,16 +209,16 @@ func implicitUUID(name string) netdef.UUID { return netdef.NamedUUID("xen networ
 // implicit is a network that is there as long as a guest needs it. All scripts
 // that want it at once may ask for it: one makes it. One that is there is as the
 // script would make it.
-func implicit(ctx context.Context, networks Networks, known []engine.Info, n *netdef.Network) (at place, err error) {
+func (d Desk) implicit(ctx context.Context, known []engine.Info, n *netdef.Network) (at place, err error) {
 	n.UUID = implicitUUID(n.Name)
-	at = place{ref: n.UUID.String(), name: n.Name, implicit: n.Name}
+	at = place{id: n.UUID, name: n.Name, implicit: true}
 	if slices.ContainsFunc(known, func(k engine.Info) bool { return k.UUID == n.UUID && k.Active }) {
 		at.def = n
 		at.settings, err = n.Settings()
 		return at, err
 	}
-	_, made := networks.Create(ctx, []byte(n.Format(netdef.FormatOptions{})))
-	if err := at.load(ctx, networks); err != nil {
+	_, made := d.Networks.Create(ctx, []byte(n.Format(netdef.FormatOptions{})))
+	if err := d.load(&at); err != nil {
 		return place{}, fmt.Errorf("make network '%s': %w", n.Name, errors.Join(made, err))
 	}
 	return at, nil

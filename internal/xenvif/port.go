@@ -12,8 +12,8 @@ import (
 	"viaduct/internal/xenvif/vifspec"
 )
 
-// port says what the interface is to have as a port of the network.
-func (s Script) port(v vif, at place) (engine.PortSpec, error) {
+// spec says what the interface is to have as a port of the network.
+func (v vif) spec(at place) (engine.PortSpec, error) {
 	p := engine.PortSpec{
 		Link: v.link, Wait: linkLimit, Name: v.name, MTU: v.mtu,
 		Port: netdef.Port{OwnerName: v.guest},
@@ -47,7 +47,7 @@ func (s Script) port(v vif, at place) (engine.PortSpec, error) {
 		p.Routed, err = v.routed(at)
 	}
 	if p.Guard == nil {
-		p.Guard = s.guard(v, at)
+		p.Guard = v.guard(at)
 	}
 	return p, err
 }
@@ -103,10 +103,10 @@ const guardVariable = "VIADUCT_GUARD"
 
 // guard says which frames the guest may send. What the network says of guards
 // counts; else a guest is guarded whose addresses are known.
-func (s Script) guard(v vif, at place) *netdef.Guard {
+func (v vif) guard(at place) *netdef.Guard {
 	g := at.settings.Guard.Clone()
 	if g == nil {
-		if s.Getenv(guardVariable) == "no" {
+		if v.unguarded {
 			return nil
 		}
 		g = netdef.FullGuard()

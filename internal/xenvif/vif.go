@@ -1,18 +1,14 @@
 package xenvif
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
 	"viaduct/internal/netdef"
 	"viaduct/internal/xenvif/vifspec"
-	"viaduct/internal/xenvif/xenstore"
 )
 
 // vif is what a guest's interface is to have.
@@ -20,7 +16,8 @@ type vif struct {
 	call
 	guest     string      // the guest's name, "" if it cannot be read
 	guestUUID netdef.UUID // zero if it cannot be read
-	frontend  string      // the guest's folder of the interface
+	unguarded bool        // as in request
+	resolvers []string    // as in request
 
 	bridge    string
 	mac       netdef.MAC
@@ -31,52 +28,39 @@ type vif struct {
 	rate      *vifspec.Rate
 }
 
-// read gets what libxl wrote into the store for the interface
-// (docs/man/xl-network-configuration.5).
-func (s Script) read(ctx context.Context, store *xenstore.Client, c call) (vif, error) {
-	v := vif{call: c}
-	names := slices.Sorted(maps.Keys(readers))
-	paths := make([]string, len(names), len(names)+2)
-	for i, name := range names {
-		paths[i] = c.path + "/" + name
-	}
-	// A driver domain may not be allowed to read whose interface it is.
-	values, err := store.ReadAll(ctx, append(paths, fmt.Sprintf("/local/domain/%d/vm", c.domain), c.path+"/frontend-id")...)
-	switch {
-	case err != nil:
-		return v, fmt.Errorf("read what xenstore has of the interface: %w", err)
-	case !slices.ContainsFunc(values, func(value string) bool { return value != "" }):
-		return v, fmt.Errorf("xenstore has nothing at %s", c.path)
-	}
-	if guest := values[len(names)]; guest != "" {
-		about, err := store.ReadAll(ctx, guest+"/name", guest+"/uuid")
-		if err != nil {
-			return v, fmt.Errorf("read whose interface it is: %w", err)
-		}
-		v.guest = about[0]
-		v.guestUUID, _ = netdef.ParseUUID(about[1])
-	}
-	for i, name := range names {
-		if value := strings.TrimSpace(values[i]); value != "" {
+// vif reads what the store has of the interface. The warnings are for whoever
+// looks after the host.
+func (r request) vif() (v vif, warnings []string, err error) {
+	v = vif{call: r.call, guest: r.guest, unguarded: r.unguarded, resolvers: r.resolvers}
+	v.guestUUID, _ = netdef.ParseUUID(r.guestUUID)
+	for _, name := range keys {
+		if value := strings.TrimSpace(r.keys[name]); value != "" {
 			if err := readers[name](&v, value); err != nil {
-				return v, fmt.Errorf("%s=%s: %w", name, value, err)
+				return v, nil, fmt.Errorf("%s=%s: %w", name, value, err)
 			}
 		}
 	}
 	if v.rate != nil {
 		for _, warning := range v.rate.Warnings() {
-			s.say(fmt.Sprintf("%s: rate=%s: %s", c.link, v.rate, warning))
+			warnings = append(warnings, fmt.Sprintf("%s: rate=%s: %s", v.link, v.rate, warning))
 		}
 	}
-	return v, v.checkName()
+	return v, warnings, v.checkName()
 }
 
-// readers are the keys that change how a guest is connected. The others are
-// netback's, libxl's and QEMU's: rate is enforced by netback in any case.
+// keyFrontend is the key with the path of the guest's own folder.
+const keyFrontend = "frontend"
+
+// keys are those that change how a guest is connected, in the order in which
+// they are looked at. The others are netback's, libxl's and QEMU's: rate is
+// enforced by netback in any case.
+var keys = []string{"bridge", keyFrontend, "ip", "mac", "mtu", "rate", "vifname", "vlan"}
+
+// readers say what the keys mean.
 var readers = map[string]func(v *vif, value string) error{
-	"bridge":   func(v *vif, value string) error { v.bridge = value; return nil },
-	"frontend": func(v *vif, value string) error { v.frontend = value; return nil },
-	"vifname":  func(v *vif, value string) error { v.name = value; return nil },
+	keyFrontend: func(*vif, string) error { return nil }, // the script's
+	"bridge":    func(v *vif, value string) error { v.bridge = value; return nil },
+	"vifname":   func(v *vif, value string) error { v.name = value; return nil },
 	"mac": func(v *vif, value string) (err error) {
 		v.mac, err = vifspec.ParseMAC(value)
 		return err

@@ -6,29 +6,14 @@
 package xenvif
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"time"
 
-	"viaduct/internal/engine"
-	"viaduct/internal/netdef"
 	"viaduct/internal/xenvif/xenstore"
 )
-
-// Networks is what this door asks of the daemon.
-type Networks interface {
-	Networks(ctx context.Context) ([]engine.Info, error)
-	Bridges(ctx context.Context) ([]string, error)
-	GuestPorts(ctx context.Context, mac netdef.MAC, guest netdef.UUID, name string) ([]engine.GuestPort, error)
-	XML(ctx context.Context, ref string, inactive bool) (string, error)
-	Create(ctx context.Context, xml []byte) (engine.Info, error)
-	CreatePort(ctx context.Context, ref string, p engine.PortSpec) (engine.Port, error)
-	Unplug(ctx context.Context, link string) error
-	Release(ctx context.Context, ref string) error
-}
 
 // libxl kills a script after 40 s. What goes wrong is told well before that.
 const (
@@ -39,14 +24,17 @@ const (
 	linkLimit = 10 * time.Second
 )
 
-// Script is one run of the hotplug script.
+// Script is one run of the hotplug script. A guest's start waits for it, so it
+// does little by itself: what the store says of the interface goes to the
+// daemon as it is, in one request.
 type Script struct {
 	// Args are the program's arguments: its name, a command, and settings
 	// such as type_if=vif.
 	Args   []string
 	Getenv func(string) string
 	// Open reaches the daemon, or stands in for it where there can be none.
-	Open func(ctx context.Context) (networks Networks, done func(), err error)
+	// All has to be done by the deadline.
+	Open func(deadline time.Time) (daemon Daemon, done func(), err error)
 	// Resolvers are the name servers that guests in NAT are told of.
 	Resolvers func() []string
 	Errs      io.Writer
@@ -56,18 +44,18 @@ type Script struct {
 }
 
 // Run does what libxl asks for and returns the exit status.
-func (s Script) Run(ctx context.Context) int {
-	ctx, cancel := context.WithTimeout(ctx, workLimit)
-	defer cancel()
+func (s Script) Run() int {
 	v, err := s.call()
 	switch do := commands[v.command]; {
 	case err != nil:
 		// libxl shows what is in the store rather than what the script says.
-		err = errors.Join(err, s.fail(ctx, v, err))
+		err = errors.Join(err, s.fail(v, err))
 	case do.kind != v.kind:
 		// Xen's own scripts ignore it too.
+	case do.leaves:
+		err = s.offline(v, time.Now().Add(workLimit))
 	default:
-		err = do.run(s, ctx, v)
+		err = s.online(v, time.Now().Add(workLimit))
 	}
 	if err != nil {
 		s.say(err)
@@ -84,132 +72,135 @@ func (s Script) say(what any) {
 	}
 }
 
-// commands are what a script is told to do, each of one kind of interface.
+// commands are what a script is told to do, each for one kind of interface.
 var commands = map[string]struct {
-	kind string
-	run  func(Script, context.Context, call) error
+	kind   string
+	leaves bool // the guest's link goes
 }{
-	"online": {kindVif, Script.online}, "offline": {kindVif, Script.offline},
-	"add": {kindTap, Script.online}, "remove": {kindTap, Script.offline},
+	"online": {kind: kindVif}, "offline": {kind: kindVif, leaves: true},
+	"add": {kind: kindTap}, "remove": {kind: kindTap, leaves: true},
 }
 
 // online plugs the guest in and tells the guest's driver and libxl how it went.
-func (s Script) online(ctx context.Context, c call) error {
-	store, err := xenstore.Dial(ctx, xenstore.SocketPath(s.Getenv))
+func (s Script) online(c call, deadline time.Time) error {
+	store, err := xenstore.OpenBrief(s.Getenv, deadline)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	v, err := s.read(ctx, store, c)
-	var port engine.Port
+	r, err := s.read(store, c)
+	var got answer
 	if err == nil {
-		port, err = s.plug(ctx, v)
+		got, err = s.plug(r, deadline)
 	}
-	return errors.Join(err, tell(ctx, store, c, err, func(ctx context.Context, tx *xenstore.Tx) error {
+	return errors.Join(err, tell(store, c, err, func() []xenstore.Change {
 		if c.kind == kindTap {
 			return nil
 		}
-		var mtu error
-		if v.frontend != "" && port.MTU > 0 {
-			mtu = tx.Write(ctx, v.frontend+"/mtu", strconv.Itoa(port.MTU))
+		var changes []xenstore.Change
+		if frontend := r.keys[keyFrontend]; frontend != "" && got.mtu > 0 {
+			changes = append(changes, xenstore.Change{Path: frontend + "/mtu", Value: strconv.Itoa(got.mtu)})
 		}
-		return errors.Join(mtu, tx.Write(ctx, c.path+"/hotplug-status", "connected"))
+		return append(changes, xenstore.Change{Path: c.path + "/hotplug-status", Value: "connected"})
 	}))
+}
+
+// read gets what libxl wrote into the store for the interface
+// (docs/man/xl-network-configuration.5).
+func (s Script) read(store *xenstore.Brief, c call) (request, error) {
+	r := request{call: c, unguarded: s.Getenv(guardVariable) == "no"}
+	if c.face == faceNAT {
+		r.resolvers = s.Resolvers()
+	}
+	paths := make([]string, len(keys), len(keys)+2)
+	for i, name := range keys {
+		paths[i] = c.path + "/" + name
+	}
+	// A driver domain may not be allowed to read whose interface it is.
+	values, err := store.ReadAll(append(paths, fmt.Sprintf("/local/domain/%d/vm", c.domain), c.path+"/frontend-id")...)
+	if err != nil {
+		return r, fmt.Errorf("read what xenstore has of the interface: %w", err)
+	}
+	known := false
+	for _, value := range values {
+		known = known || value != ""
+	}
+	if !known {
+		return r, fmt.Errorf("xenstore has nothing at %s", c.path)
+	}
+	if guest := values[len(keys)]; guest != "" {
+		about, err := store.ReadAll(guest+"/name", guest+"/uuid")
+		if err != nil {
+			return r, fmt.Errorf("read whose interface it is: %w", err)
+		}
+		r.guest, r.guestUUID = about[0], about[1]
+	}
+	r.keys = make(map[string]string, len(keys))
+	for i, name := range keys {
+		if values[i] != "" {
+			r.keys[name] = values[i]
+		}
+	}
+	return r, nil
+}
+
+// ask has the daemon do what is to be done for the interface.
+func (s Script) ask(daemon Daemon, r request) (answer, error) {
+	got := daemon.do(r)
+	for _, warning := range got.warnings {
+		s.say(warning)
+	}
+	return got, got.err
+}
+
+// plug asks the daemon to make the guest's link a port of the network that its
+// keys name.
+func (s Script) plug(r request, deadline time.Time) (answer, error) {
+	daemon, done, err := s.Open(deadline)
+	if err != nil {
+		return answer{}, err
+	}
+	defer done()
+	return s.ask(daemon, r)
 }
 
 // fail tells of an error from before there was a connection to the store. What
 // prevents that is of no interest beside it.
-func (s Script) fail(ctx context.Context, c call, failed error) error {
-	if c.path == "" || c.command == "offline" || c.command == "remove" {
+func (s Script) fail(c call, failed error) error {
+	if c.path == "" || commands[c.command].leaves {
 		return nil
 	}
-	store, err := xenstore.Dial(ctx, xenstore.SocketPath(s.Getenv))
+	store, err := xenstore.OpenBrief(s.Getenv, time.Now().Add(tellLimit))
 	if err != nil {
 		return nil
 	}
 	defer store.Close()
-	return tell(ctx, store, c, failed, nil)
+	return tell(store, c, failed, nil)
 }
 
-// tell writes into the store how it went.
-func tell(ctx context.Context, store *xenstore.Client, c call, failed error, good func(context.Context, *xenstore.Tx) error) error {
+// tell writes into the store how it went. libxl waits for the status, so that
+// is written after all else.
+func tell(store *xenstore.Brief, c call, failed error, good func() []xenstore.Change) error {
 	// There is time for this even if there was none left for plugging in.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
-	defer cancel()
-	return store.Transaction(ctx, func(tx *xenstore.Tx) error {
-		if failed != nil {
-			return errors.Join(tx.Write(ctx, c.path+"/hotplug-error", clip(failed.Error())),
-				tx.Write(ctx, c.path+"/hotplug-status", "error"))
-		}
-		removed := make(chan error, 1)
-		go func() { removed <- tx.Remove(ctx, c.path+"/hotplug-error") }()
-		return errors.Join(good(ctx, tx), <-removed)
-	})
-}
-
-// plug makes the guest's link a port of the network that its keys name.
-func (s Script) plug(ctx context.Context, v vif) (engine.Port, error) {
-	networks, done, err := s.Open(ctx)
-	if err != nil {
-		return engine.Port{}, err
+	store.Extend(time.Now().Add(tellLimit))
+	if failed != nil {
+		return store.Change(xenstore.Change{Path: c.path + "/hotplug-error", Value: clip(failed.Error())},
+			xenstore.Change{Path: c.path + "/hotplug-status", Value: "error"})
 	}
-	defer done()
-	for attempt := 1; ; attempt++ {
-		at, err := s.place(ctx, networks, v)
-		if err != nil {
-			return engine.Port{}, err
-		}
-		spec, err := s.port(v, at)
-		if err != nil {
-			return engine.Port{}, err
-		}
-		port, err := networks.CreatePort(ctx, at.ref, spec)
-		if err == nil {
-			return port, nil
-		}
-		if at.implicit != "" {
-			// It ended with its last port between our finding it and our asking.
-			if netdef.CodeOf(err) == netdef.ErrNoNetwork && attempt < maxAttempts {
-				continue
-			}
-			err = errors.Join(err, ignoreGone(networks.Release(ctx, at.ref)))
-		}
-		return engine.Port{}, fmt.Errorf("plug %s into network '%s': %w", v.link, at.name, err)
-	}
-}
-
-// maxAttempts bounds how often a network may end before a guest gets into it.
-const maxAttempts = 5
-
-func ignoreGone(err error) error {
-	if netdef.CodeOf(err) == netdef.ErrNoNetwork {
-		return nil
-	}
-	return err
+	return store.Change(append([]xenstore.Change{{Path: c.path + "/hotplug-error", Remove: true}}, good()...)...)
 }
 
 // offline unplugs the guest. It needs nothing of xenstore and no bridge, and
 // touches no link but the one that online plugged in. Without a daemon there is
 // nothing to do: one that is started later sees that the link is gone.
-func (s Script) offline(ctx context.Context, c call) error {
-	networks, done, err := s.Open(ctx)
+func (s Script) offline(c call, deadline time.Time) error {
+	daemon, done, err := s.Open(deadline)
 	if err != nil {
 		s.say(fmt.Errorf("leave %s where it is: %w", c.link, err))
 		return nil
 	}
 	defer done()
-	if err := networks.Unplug(ctx, c.port().String()); err != nil {
-		return err
-	}
-	known, err := networks.Networks(ctx)
-	if err != nil {
-		return err
-	}
-	for _, n := range known {
-		if n.UUID == implicitUUID(n.Name) && n.Connections == 0 {
-			err = errors.Join(err, ignoreGone(networks.Release(ctx, n.UUID.String())))
-		}
-	}
+	_, err = s.ask(daemon, request{call: c})
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -31,24 +32,22 @@ type ports struct {
 	err      error
 }
 
-func (p *ports) Networks(context.Context) ([]engine.Info, error) { return p.networks, p.err }
+func (p *ports) Networks() []engine.Info { return p.networks }
 
-func (p *ports) Bridges(context.Context) ([]string, error) { return p.bridges, p.err }
+func (p *ports) Bridges() []string { return p.bridges }
 
-func (p *ports) GuestPorts(context.Context, netdef.MAC, netdef.UUID, string) ([]engine.GuestPort, error) {
-	return p.guests, p.err
-}
+func (p *ports) GuestPorts(netdef.MAC, netdef.UUID, string) []engine.GuestPort { return p.guests }
 
-func (p *ports) XML(_ context.Context, ref string, _ bool) (string, error) {
-	if text, ok := p.xml[ref]; ok {
+func (p *ports) XML(id netdef.UUID, _ bool) (string, error) {
+	if text, ok := p.xml[id.String()]; ok {
 		return text, p.err
 	}
 	for _, n := range p.networks {
-		if n.UUID.String() == ref {
+		if n.UUID == id {
 			return "<network><name>" + n.Name + "</name></network>", p.err
 		}
 	}
-	return "", netdef.Errorf(netdef.ErrNoNetwork, "no network '%s'", ref)
+	return "", netdef.Errorf(netdef.ErrNoNetwork, "no network '%s'", id)
 }
 
 func (p *ports) Create(_ context.Context, xml []byte) (engine.Info, error) {
@@ -63,14 +62,14 @@ func (p *ports) Create(_ context.Context, xml []byte) (engine.Info, error) {
 	return engine.Info{Name: def.Name, UUID: def.UUID}, p.err
 }
 
-func (p *ports) CreatePort(_ context.Context, ref string, spec engine.PortSpec) (engine.Port, error) {
+func (p *ports) CreatePort(_ context.Context, id netdef.UUID, spec engine.PortSpec) (engine.Port, error) {
 	if p.err != nil {
 		return engine.Port{}, p.err
 	}
 	if p.specs == nil {
 		p.specs = map[string]engine.PortSpec{}
 	}
-	p.in[spec.Link], p.specs[spec.Link] = ref, spec
+	p.in[spec.Link], p.specs[spec.Link] = id.String(), spec
 	return engine.Port{UUID: spec.UUID, Link: spec.Link, MTU: 1400}, nil
 }
 
@@ -84,17 +83,17 @@ func (p *ports) Unplug(_ context.Context, ref string) error {
 	return p.err
 }
 
-func (p *ports) Release(_ context.Context, ref string) error {
-	p.released = append(p.released, ref)
+func (p *ports) Release(_ context.Context, id netdef.UUID) error {
+	p.released = append(p.released, id.String())
 	return p.err
 }
 
 // open reaches this daemon.
-func (p *ports) open(context.Context) (Networks, func(), error) {
+func (p *ports) open(time.Time) (Daemon, func(), error) {
 	if errors.Is(p.err, syscall.ECONNREFUSED) {
 		return nil, nil, p.err
 	}
-	return p, func() {}, nil
+	return Desk{p}, func() {}, nil
 }
 
 const backend = "backend/vif/5/0"
@@ -120,7 +119,7 @@ func run(t *testing.T, p *ports, keys map[string]string, args ...string) (code i
 	code = Script{
 		Args: append([]string{"vif-viaduct"}, args...), Getenv: func(name string) string { return env[name] },
 		Open: p.open, Resolvers: func() []string { return nil }, Errs: &errs,
-	}.Run(t.Context())
+	}.Run()
 	return code, store.Get(backend + "/hotplug-status"), store.Get(backend + "/hotplug-error"), errs.String()
 }
 
@@ -213,7 +212,7 @@ func TestWithoutStore(t *testing.T) {
 		var errs strings.Builder
 		port := call{kind: kindVif, domain: 5}.port()
 		p := &ports{in: map[string]string{"vif5.0": id(1).String()}, specs: map[string]engine.PortSpec{"vif5.0": {Port: netdef.Port{UUID: port}}}}
-		code := Script{Args: []string{"vif-viaduct", command}, Getenv: getenv, Open: p.open, Errs: &errs}.Run(t.Context())
+		code := Script{Args: []string{"vif-viaduct", command}, Getenv: getenv, Open: p.open, Errs: &errs}.Run()
 		if command == "online" && (code != 1 || !strings.Contains(errs.String(), "connect to xenstore at /nowhere/socket")) {
 			t.Errorf("online: exit %d, said %q", code, errs.String())
 		}

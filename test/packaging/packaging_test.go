@@ -78,6 +78,9 @@ func TestInstall(t *testing.T) {
 	if !strings.Contains(string(socket), "ListenStream="+path+"\n") || !strings.Contains(help, path) {
 		t.Errorf("unit and program disagree on %s:\n%s\n%s", path, socket, help)
 	}
+	if beside := filepath.Join(filepath.Dir(path), "vif.sock"); !strings.Contains(string(socket), "ListenStream="+beside+"\n") {
+		t.Errorf("the unit does not have the script's socket %s:\n%s", beside, socket)
+	}
 
 	// So are those for libvirt's clients.
 	for _, name := range []string{"virtnetworkd", "virtnetworkd-ro", "virtnwfilterd", "virtnwfilterd-ro"} {

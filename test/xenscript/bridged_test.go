@@ -2,6 +2,7 @@ package xenscript
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -181,7 +182,7 @@ func TestWithoutDaemon(t *testing.T) {
 
 	x.host.WriteFile("/run/systemd/system/here", "")
 	n.attach()
-	n.refused("connect to " + x.daemon.Socket + ": ")
+	n.refused("connect to " + filepath.Dir(x.daemon.Socket) + "/vif.sock: ")
 }
 
 // settledDump is what the host has once nothing changes any more.

@@ -270,24 +270,6 @@ func (c *Client) Read(ctx context.Context, path string) (string, error) {
 	return (&Tx{c: c}).Read(ctx, path)
 }
 
-// ReadAll returns the values of keys, in their order, without waiting for one
-// before it asks for the next. A key that is not there, or not for the caller,
-// has the value "".
-func (c *Client) ReadAll(ctx context.Context, paths ...string) ([]string, error) {
-	values, failed := make([]string, len(paths)), make([]error, len(paths))
-	var wg sync.WaitGroup
-	for i, path := range paths {
-		wg.Go(func() {
-			var answer Errno
-			if values[i], failed[i] = c.Read(ctx, path); errors.As(failed[i], &answer) {
-				values[i], failed[i] = "", nil
-			}
-		})
-	}
-	wg.Wait()
-	return values, errors.Join(failed...)
-}
-
 // Write sets a key and makes the folders above it.
 func (c *Client) Write(ctx context.Context, path, value string) error {
 	return (&Tx{c: c}).Write(ctx, path, value)
