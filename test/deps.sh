@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(
   busybox-static isc-dhcp-client dhcpcd-base systemd bind9-dnsutils
   iproute2 iputils-ping nftables iptables conntrack ethtool tcpdump procps util-linux kmod strace
-  dnsmasq-base iperf3 dnsperf kea-admin libvirt-clients libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu libsys-virt-perl python3-libvirt dbus-daemon polkitd
+  dnsmasq-base iperf3 dnsperf kea-admin libvirt-clients libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu libsys-virt-perl python3-libvirt dbus-daemon polkitd firewalld
   xenstore-utils net-tools
   qemu-system-x86 ipxe-qemu cpio e2fsprogs zstd dbus-daemon libyaml-0-2 libnm0 libndp0 libteamdctl0
 )

@@ -17,6 +17,7 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
 	"viaduct/internal/engine"
+	"viaduct/internal/firewalld"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/hook"
 	"viaduct/internal/host"
@@ -109,8 +110,10 @@ func Run(ctx context.Context, c Config) error {
 
 	services, closeServices := startServices(c, table, serverDUID())
 	defer closeServices()
+	zones := firewalld.New(firewalld.Connect, c.Log)
+	defer zones.Close()
 	h, err := host.Open(host.Options{
-		Appliers: []host.Applier{services}, Tables: plan.Tables, TableOwner: host.OwnerMode(c.TableOwner), Fault: fault, Log: c.Log,
+		Appliers: []host.Applier{services, zones}, Tables: plan.Tables, TableOwner: host.OwnerMode(c.TableOwner), Fault: fault, Log: c.Log,
 		OwnerSocket: inherited.owner, KeepOwner: keepOwner(c.Log),
 	})
 	if err != nil {
@@ -125,7 +128,7 @@ func Run(ctx context.Context, c Config) error {
 
 		LiveRename:      host.LiveRename(),
 		ForceForwarding: exists("/proc/sys/net/ipv6/conf/all/force_forwarding"),
-		Firewalld:       func() bool { return exists("/run/firewalld.pid") },
+		Firewalld:       zones,
 		Foreign:         libvirtNetworks(c.LibvirtDirs),
 		Dnsmasq:         plan.Dnsmasq{Dir: c.dnsmasqDir(), ResolvConf: c.ResolvConf, Always: c.Dnsmasq},
 		Default:         !c.NoDefault,

@@ -45,18 +45,6 @@ func isPart(have netip.Prefix, subnets []netip.Prefix) bool {
 	})
 }
 
-// checkZone refuses a zone of firewalld's, in libvirt's words where firewalld
-// does not run. It is found out when the network starts, as by libvirt.
-func (e *Engine) checkZone(def *netdef.Network) error {
-	switch {
-	case def.Bridge.Zone == "":
-		return nil
-	case e.Firewalld == nil || !e.Firewalld():
-		return netdef.Errorf(netdef.ErrInternal, "zone %s requested for network %s but firewalld is not active", def.Bridge.Zone, def.Name)
-	}
-	return netdef.Errorf(netdef.ErrConfigUnsupported, "<bridge zone=> in network '%s' cannot be applied by this version of viaduct", def.Name)
-}
-
 // portForDNS is the port for the DNS of a network that is to become what def
 // says: the present one, as long as it is served at the same address.
 func (e *Engine) portForDNS(n *network, def *netdef.Network) (uint16, error) {

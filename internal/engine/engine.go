@@ -43,8 +43,8 @@ type Options struct {
 	Dnsmasq plan.Dnsmasq
 	// Default makes the network called default at the first start.
 	Default bool
-	// Firewalld reports whether firewalld runs. It may be nil: it does not.
-	Firewalld func() bool
+	// Firewalld knows the host's firewalld. It may be nil: there is none.
+	Firewalld Firewalld
 	// Foreign returns definitions of other network managers on this host,
 	// which the default network must not collide with. It may be nil.
 	Foreign func() []*netdef.Network

@@ -53,6 +53,9 @@ func (e *Engine) watch(ctx context.Context) {
 			e.mu.Unlock()
 			e.healUplinks(ctx, keys)
 			for n := range e.affected(keys) {
+				if len(keys) == 0 {
+					e.healing.hurry(n)
+				}
 				e.healLater(ctx, n)
 			}
 		}
@@ -209,6 +212,19 @@ func (h *healer) repaired(n *network) {
 	}
 	p.delay = min(2*p.delay, healDelayMax)
 	p.last = time.Now()
+}
+
+// hurry has the next repair come as quick as the first: where everything may
+// have changed, as when a firewall has been loaded again, nobody is at odds with us.
+func (h *healer) hurry(n *network) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.pending[n]; p != nil {
+		p.delay = healDelay
+		if p.timer != nil && p.timer.Stop() {
+			p.timer.Reset(p.delay)
+		}
+	}
 }
 
 // calm forgets a network that has not needed a repair for a while.

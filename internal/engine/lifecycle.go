@@ -32,7 +32,7 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 	if err := plan.Check(def); err != nil {
 		return err
 	}
-	if err := e.checkZone(def); err != nil {
+	if err := e.checkZone(n, def); err != nil {
 		return err
 	}
 	if err := e.collisions(n, def); err != nil {
@@ -84,7 +84,7 @@ func (e *Engine) bringUp(ctx context.Context, n *network, def *netdef.Network) e
 		return err
 	}
 	e.events.send(n, EventStarted)
-	if blockers := e.Host.Blockers(); len(blockers) > 0 && def.Forward.Mode.OwnsBridge() && def.Forward.Mode != netdef.ModeOpen {
+	if blockers := e.blockers(def); len(blockers) > 0 {
 		e.Log.Warn("a firewall of another program may drop what guests send or get, and offers no place for our rules",
 			"network", n.name, "chains", blockers)
 	}
@@ -194,7 +194,7 @@ func (e *Engine) change(ctx context.Context, n *network, def *netdef.Network) er
 	if err := plan.Check(def); err != nil {
 		return err
 	}
-	if err := e.checkZone(def); err != nil {
+	if err := e.checkZone(n, def); err != nil {
 		return err
 	}
 	if err := e.collisions(n, def); err != nil {

@@ -71,6 +71,8 @@ func (e *Engine) facts(n *network, def *netdef.Network, dnsPort uint16) plan.Fac
 		}
 	}
 	f.NoVLANs = plan.AsksForVLANs(def, f.Ports) && !e.Host.FiltersVLANs()
+	f.Firewalld = e.firewalld()
+	f.Placed = e.placed(n, def, f)
 	return f
 }
 

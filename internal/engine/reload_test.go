@@ -3,7 +3,6 @@ package engine
 import (
 	"fmt"
 	"os"
-	"strings"
 	"testing"
 )
 
@@ -129,21 +128,5 @@ func TestUnpluggedWhileInactive(t *testing.T) {
 	r.must(r.Start(t.Context(), i.UUID))
 	if ports := r.host.Ports(i.Bridge); len(ports) != 0 {
 		t.Errorf("ports: %v", ports)
-	}
-}
-
-// A zone is refused when the network starts: in libvirt's words where there is
-// no firewalld to have one.
-func TestZone(t *testing.T) {
-	for running, want := range map[bool]string{
-		false: "internal error: zone trusted requested for network a but firewalld is not active",
-		true:  "unsupported configuration: <bridge zone=> in network 'a' cannot be applied by this version of viaduct",
-	} {
-		r := newRig(t)
-		r.Firewalld = func() bool { return running }
-		i := r.define(strings.Replace(natXML("a", 1), "<ip ", "<bridge zone='trusted'/><ip ", 1))
-		if err := r.Start(t.Context(), i.UUID); err == nil || err.Error() != want {
-			t.Errorf("got %v, want %s", err, want)
-		}
 	}
 }

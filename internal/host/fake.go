@@ -84,7 +84,7 @@ func (f *Fake) Owned() hoststate.State {
 	for k := range s {
 		switch k.Kind {
 		case hoststate.KindUplink, hoststate.KindClaim, hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember,
-			hoststate.KindPortFlags, hoststate.KindPortVLANs, hoststate.KindStation:
+			hoststate.KindPortFlags, hoststate.KindPortVLANs, hoststate.KindStation, hoststate.KindZoned:
 			delete(s, k)
 		}
 	}

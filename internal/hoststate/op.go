@@ -72,9 +72,9 @@ func (o Op) String() string {
 // kernel tens of milliseconds, goes last. What keeps guests of a bridge apart
 // goes when they have left it.
 var removalRank = [...]int{
-	KindService: 1, KindLinkUp: 2, KindMember: 3, KindPortFlags: 4, KindPortVLANs: 5, KindStation: 6, KindProxy: 7, KindPass: 8, KindElement: 9,
-	KindChain: 10, KindSet: 11, KindTable: 12, KindRoute: 13, KindAddress: 14, KindSysctl: 15, KindShaper: 16, KindMTU: 17, KindTap: 18,
-	KindMacvtap: 19, KindBridge: 20, KindClaim: 21, KindUplink: 22,
+	KindService: 1, KindLinkUp: 2, KindMember: 3, KindPortFlags: 4, KindPortVLANs: 5, KindStation: 6, KindProxy: 7, KindPass: 8, KindZoned: 9, KindElement: 10,
+	KindChain: 11, KindSet: 12, KindTable: 13, KindRoute: 14, KindAddress: 15, KindSysctl: 16, KindShaper: 17, KindMTU: 18, KindTap: 19,
+	KindMacvtap: 20, KindBridge: 21, KindClaim: 22, KindUplink: 23,
 }
 
 // SortOps puts operations into the order in which they have to be carried out:

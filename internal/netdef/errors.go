@@ -36,6 +36,7 @@ const (
 	ErrOverflow             Code = 82
 	ErrOperationUnsupported Code = 84
 	ErrAccessDenied         Code = 88
+	ErrDBusService          Code = 89
 	ErrXMLInvalidSchema     Code = 92
 	ErrAuthUnavailable      Code = 94
 	ErrNoNWFilterBinding    Code = 101
@@ -63,6 +64,7 @@ var codePrefix = map[Code]string{
 	ErrAuthCancelled:        "authentication cancelled: ",
 	ErrAuthUnavailable:      "authentication unavailable: ",
 	ErrAccessDenied:         "access denied: ",
+	ErrDBusService:          "error from service: ",
 	ErrOperationInvalid:     "Requested operation is not valid: ",
 	ErrNoNWFilter:           "Network filter not found: ",
 	ErrNoNWFilterBinding:    "Network filter binding not found: ",

@@ -29,6 +29,11 @@ type Facts struct {
 	BridgeMTU int
 	// Passes are the foreign chains that have to let our packets through.
 	Passes []hoststate.Pass
+	// Firewalld is what is known of the host's firewalld.
+	Firewalld hoststate.Firewalld
+	// Placed are those of the network's links that somebody else has put into a
+	// zone of firewalld's.
+	Placed []string
 	// Uplinks are the host's links that may lead out: all that are no ports and not ours.
 	Uplinks []string
 	// RALinks are those of them that have routes from router advertisements.
@@ -201,6 +206,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
 	}
 	addFirewall(&f, n, facts)
+	putIntoZone(&f, n, n.Bridge.Name, facts)
 	addAnswers(&f, n, settings.Answer, facts)
 	var loop []hoststate.Rule
 	if !stp && !n.Bridge.STPOff {

@@ -40,6 +40,7 @@ func addRouted(f *Fragment, n *netdef.Network, facts Facts) {
 		limit(f, p.Link, p.Def.Bandwidth, nil)
 		addRoutedLink(f, n, p, facts)
 		addZone(f, zone, set)
+		putIntoZone(f, n, p.Link, facts)
 		addPortService(f, n, p)
 		if !facts.NoIPv6 {
 			addPortServices6(f, n, p)
