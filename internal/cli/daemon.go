@@ -110,7 +110,7 @@ func runDaemon(c *call) error {
 		// As to the API: who may connect may change networks.
 		Sockets: []daemon.Socket{{Path: vifSocket(c.socket), Mode: 0o660, Group: c.text("socket-group")}},
 		Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
-			return (&xenvif.Server{Desk: xenvif.Desk{Networks: e}, Log: log}).Serve(ctx, l)
+			return (&xenvif.Server{Desk: desk(e, c.text("config-dir")), Log: log}).Serve(ctx, l)
 		},
 	})
 	config.Doors = append(config.Doors, libvirtDoors(c, log)...)

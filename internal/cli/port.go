@@ -60,6 +60,17 @@ var portVerbs = []verb{
 		},
 	},
 	{
+		name: "port-update", group: groupPorts, run: portUpdate,
+		short: "change a port while its guest runs", operands: append(onePort(ownPort), oneFile...),
+		long: "The file is what port-dumpxml shows, with other limits, VLANs or isolation. UUID, MAC\n" +
+			"address and place stay. A guest that was given what a declared port has, as Xen's\n" +
+			"are, gets the change too. The file - is the standard input.",
+		example: "viaduct port-dumpxml lan $port >port.xml; $EDITOR port.xml; viaduct port-update lan $port port.xml",
+		flags: []flag{
+			{name: "guard", value: "WHAT", help: "drop frames in which the guest speaks as another, as with port-create\n(default: as it is)"},
+		},
+	},
+	{
 		name: "port-delete", group: groupPorts, run: portDelete,
 		short: "take a port out of its network", operands: onePort(ownPort),
 		long: "Its guest loses its connection. A tap that Viaduct made is removed.",
@@ -228,6 +239,28 @@ func portBandwidth(c *call) error {
 	}
 	_, err = fmt.Fprintf(c.out, "Bandwidth of port %s set\n", printable(port, false))
 	return err
+}
+
+func portUpdate(c *call) error {
+	n, err := c.network()
+	if err != nil {
+		return err
+	}
+	xml, err := c.file()
+	if err != nil {
+		return err
+	}
+	var guard *netdef.Guard
+	if text := c.text("guard"); text != "" {
+		if guard, err = netdef.ParseGuard(text); err != nil {
+			return usagef("--guard: %v", err)
+		}
+	}
+	port := c.operand("port")
+	if err := c.client.UpdatePort(c, n.UUID.String(), port, xml, guard); err != nil {
+		return failing(err, "Failed to change port %s", port)
+	}
+	return c.done(n, "Port %s updated from %s", port, c.operand("file"))
 }
 
 func portDelete(c *call) error {

@@ -85,6 +85,11 @@ func vifDaemon(deadline time.Time) (xenvif.Daemon, func(), error) {
 	}
 }
 
+// desk is where scripts are served.
+func desk(e *engine.Engine, configDir string) xenvif.Desk {
+	return xenvif.Desk{Networks: e, Settings: xenvif.FileSettings(filepath.Join(configDir, "xen.xml"))}
+}
+
 // standIn runs a daemon in this process, with no door but that to the script.
 func standIn() (xenvif.Daemon, func(), error) {
 	folder := func(variable, fallback string) string { return cmp.Or(os.Getenv(variable), fallback) }
@@ -107,7 +112,7 @@ func standIn() (xenvif.Daemon, func(), error) {
 		stop()
 		return nil, nil, err
 	case e := <-ready:
-		return xenvif.Desk{Networks: e}, func() {
+		return desk(e, c.ConfigDir), func() {
 			stop()
 			<-ended
 		}, nil

@@ -32,6 +32,7 @@ var xenHostVerbs = []verb{
 		flags: []flag{
 			{name: "dry-run", help: "only print what would change"},
 			{name: "remove", help: "take the installation back"},
+			{name: "enforce-rate", help: "have the host enforce rate= in both directions, where no network says otherwise"},
 			{name: "root", value: "DIR", help: "the host's files are in DIR", fallback: "/"},
 		},
 	},
@@ -149,7 +150,7 @@ func xenInstall(c *call) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	i := xenhost.Installer{Root: c.text("root"), Binary: binary}
+	i := xenhost.Installer{Root: c.text("root"), Binary: binary, EnforceRate: c.is("enforce-rate")}
 	find := i.Install
 	if c.is("remove") {
 		find = i.Remove

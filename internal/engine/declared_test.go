@@ -129,3 +129,47 @@ func TestPortSettingsRefused(t *testing.T) {
 		t.Errorf("ports %+v", list)
 	}
 }
+
+// A port that was made of another gets what changes there, but keeps what it was
+// given itself, and goes on without it.
+func TestPortFollowsItsPattern(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t)
+	i := r.define(strings.Replace(natXML("a", 1), "</network>", "<portgroup name='g' trustGuestRxFilters='yes'/></network>", 1))
+	r.must(r.Start(ctx, i.UUID))
+	limit := func(kib uint64) *netdef.Bandwidth { return &netdef.Bandwidth{Outbound: &netdef.Rate{Average: kib}} }
+	mac := netdef.MAC{0x52, 0x54, 0, 1, 2, 3}
+	pattern := netdef.Port{UUID: netdef.UUID{1}, OwnerName: "vm", OwnerUUID: netdef.UUID{9}, MAC: mac, Bandwidth: limit(10)}
+	r.must(r.create(i, PortSpec{Port: pattern}))
+	for id, b := range map[byte]*netdef.Bandwidth{2: limit(10), 3: limit(70)} {
+		copied := pattern
+		copied.UUID, copied.MAC[5], copied.Bandwidth = netdef.UUID{id}, id, b
+		r.must(r.create(i, PortSpec{Port: copied, Tap: &TapSpec{Name: "vm" + string('0'+rune(id))}, Pattern: pattern.UUID}))
+	}
+	is := func(when string, want map[byte]uint64, isolated netdef.Switch) {
+		t.Helper()
+		for id, kib := range want {
+			p, err := r.PortByUUID(i.UUID, netdef.UUID{id})
+			r.must(err)
+			if p.Def.Bandwidth.Outbound.Average != kib || p.Def.Isolated != isolated {
+				t.Errorf("%s: port %d has %+v, isolated %v", when, id, p.Def.Bandwidth.Outbound, p.Def.Isolated)
+			}
+		}
+	}
+	r.must(r.SetPortBandwidth(ctx, i.UUID, pattern.UUID.String(), limit(20)))
+	is("limited", map[byte]uint64{1: 20, 2: 20, 3: 70}, netdef.Unset)
+	r.restart()
+	pattern.Isolated, pattern.Bandwidth = netdef.Yes, limit(30)
+	r.must(r.UpdatePort(ctx, i.UUID, pattern.UUID.String(), pattern, nil))
+	is("isolated", map[byte]uint64{1: 30, 2: 30, 3: 70}, netdef.Yes)
+	r.must(r.DeletePort(ctx, i.UUID, pattern.UUID.String()))
+	is("alone", map[byte]uint64{2: 30, 3: 70}, netdef.Yes)
+	pattern.Group = "h"
+	other := pattern
+	other.UUID = netdef.UUID{2}
+	for _, wrong := range []netdef.Port{pattern, other} {
+		if err := r.UpdatePort(ctx, i.UUID, netdef.UUID{2}.String(), wrong, nil); err == nil {
+			t.Errorf("port 2 becomes %+v", wrong)
+		}
+	}
+}

@@ -35,6 +35,9 @@ type PortSpec struct {
 	Guard *netdef.Guard
 	// Routed says what is behind the link, in a network whose ports are routed.
 	Routed *netdef.Routed
+	// Pattern is the port of the same network that this one was made of; zero for
+	// none. What changes there changes here.
+	Pattern netdef.UUID
 }
 
 // TapSpec is a tap that stays until its port is deleted or its network is gone.
@@ -61,6 +64,9 @@ type port struct {
 	// made says that Viaduct makes the link: a tap to which that user may attach.
 	made  bool
 	owner uint32
+
+	// pattern is the port that this one was made of, and follows; zero for none.
+	pattern netdef.UUID
 
 	mtu int // wanted of a plugged link; 0 for the network's
 
@@ -116,7 +122,7 @@ func samePorts(a, b []port) bool {
 
 // status is what the store keeps of the port; portsOf reads it.
 func (p port) status() store.StatusPort {
-	s := store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged, UUID: p.def.UUID, Guard: p.guard, Routed: p.routed, MTU: p.mtu}
+	s := store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged, UUID: p.def.UUID, Guard: p.guard, Routed: p.routed, Pattern: p.pattern, MTU: p.mtu}
 	if p.declared {
 		s.Def = p.def.Format()
 	}
@@ -132,7 +138,7 @@ func (e *Engine) portsOf(s store.Status) []port {
 	var ports []port
 	for _, p := range s.Ports {
 		known := port{
-			guard: p.Guard, routed: p.Routed, mtu: p.MTU, declared: p.Def != "" || p.Plugged, plugged: p.Plugged,
+			guard: p.Guard, routed: p.Routed, pattern: p.Pattern, mtu: p.MTU, declared: p.Def != "" || p.Plugged, plugged: p.Plugged,
 			name: p.Name, index: p.Index, mac: hoststate.MAC(p.MAC),
 		}
 		if p.Tap != nil {

@@ -3,7 +3,6 @@ package engine
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"slices"
 	"strings"
 
@@ -222,42 +221,4 @@ func (e *Engine) PortByUUID(network, id netdef.UUID) (Port, error) {
 		return Port{}, err
 	}
 	return e.show(n, p), nil
-}
-
-// SetPortBandwidth replaces the limits of a port while its guest runs; nil
-// takes them away.
-func (e *Engine) SetPortBandwidth(ctx context.Context, network netdef.UUID, ref string, b *netdef.Bandwidth) error {
-	n, err := e.seizeActive(network)
-	if err != nil {
-		return err
-	}
-	defer n.busy.Unlock()
-	p, err := e.findPort(n, ref)
-	if err != nil {
-		return err
-	}
-	if !p.declared {
-		return notDeclared(n, p)
-	}
-	want := *p.def.Clone()
-	if floor(b) == floor(want.Bandwidth) && b != nil && want.Bandwidth != nil {
-		c := *b
-		c.ClassID = want.Bandwidth.ClassID
-		want.Bandwidth = &c
-	} else if err := share(n.live, &want, b, e.currentPorts(n)); err != nil {
-		return err
-	}
-	if p.plugged {
-		if err := plan.CheckPort(&want); err != nil {
-			return err
-		}
-	}
-	return e.changePorts(ctx, n, func(ports []port) []port {
-		for i := range ports {
-			if ports[i].def.UUID == want.UUID {
-				ports[i].def = want
-			}
-		}
-		return ports
-	})
 }

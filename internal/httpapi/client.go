@@ -252,6 +252,8 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	var op *net.OpError
 	var errno syscall.Errno
 	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("the viaduct daemon does not answer at %s: %w", c.socket, ctx.Err())
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &op) && op.Op == "dial" && errors.As(err, &errno):

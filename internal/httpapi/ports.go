@@ -40,6 +40,25 @@ func getPortXML(_ *Server, r request) (any, error) {
 	return xmlText(text), err
 }
 
+// putPortXML replaces what a port is to have, and its guard if one is given.
+func putPortXML(_ *Server, r request) (any, error) {
+	xml, err := r.body("port")
+	if err != nil {
+		return nil, err
+	}
+	def, err := netdef.ParsePort(xml)
+	if err != nil {
+		return nil, err
+	}
+	var guard *netdef.Guard
+	if given := r.URL.Query(); given.Has("guard") {
+		if guard, err = netdef.ParseGuard(given.Get("guard")); err != nil {
+			return nil, err
+		}
+	}
+	return nil, r.api.UpdatePort(r.Context(), r.net.UUID, r.PathValue("port"), *def, guard)
+}
+
 // createPort makes a port. What its guest and its settings are may be given as
 // XML, or in part as parameters.
 func createPort(_ *Server, r request) (any, error) {
@@ -94,6 +113,11 @@ func createPort(_ *Server, r request) (any, error) {
 	if text := given.Get("routed"); text != "" {
 		if err := json.Unmarshal([]byte(text), &p.Routed); err != nil {
 			return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'routed': %w", err)
+		}
+	}
+	if text := given.Get("pattern"); text != "" {
+		if p.Pattern, err = netdef.ParseUUID(text); err != nil {
+			return nil, netdef.Errorf(netdef.ErrInvalidArg, "parameter 'pattern' is a UUID, not '%s'", text)
 		}
 	}
 	switch {
@@ -189,6 +213,9 @@ func (c *Client) CreatePort(ctx context.Context, ref string, p engine.PortSpec) 
 		}
 		query.Set("routed", string(routed))
 	}
+	if !p.Pattern.IsZero() {
+		query.Set("pattern", p.Pattern.String())
+	}
 	if p.Reclaim {
 		query.Set("reclaim", "yes")
 	}
@@ -207,6 +234,20 @@ func (c *Client) CreatePort(ctx context.Context, ref string, p engine.PortSpec) 
 		}
 	}
 	return call[engine.Port](ctx, c, http.MethodPost, network(ref)+"/ports?"+query.Encode(), body)
+}
+
+// UpdatePort replaces what a port is to have, while its guest runs: what the
+// description says, and its guard unless that is nil.
+func (c *Client) UpdatePort(ctx context.Context, ref, port string, xml []byte, guard *netdef.Guard) error {
+	path := network(ref) + "/ports/" + segment(port) + "/xml"
+	if guard != nil {
+		path += "?" + url.Values{"guard": {guard.String()}}.Encode()
+	}
+	body, err := c.send(ctx, http.MethodPut, path, xml)
+	if err != nil {
+		return err
+	}
+	return body.Close()
 }
 
 // SetPortBandwidth replaces what a port is limited to, while its guest runs. Rates

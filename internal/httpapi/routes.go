@@ -51,8 +51,9 @@ var routes = []route{
 	{"DELETE /v1/networks/{ref}/autostart", nil, act(autostart(false))},
 	{"GET /v1/networks/{ref}/counters", nil, func(_ *Server, r request) (any, error) { return r.api.Counters(r.net.UUID) }},
 	{"GET /v1/networks/{ref}/ports", nil, getPorts},
-	{"POST /v1/networks/{ref}/ports", []string{"tap", "link", "mac", "owner", "group", "guard", "reclaim", "wait", "name", "mtu", "routed"}, createPort},
+	{"POST /v1/networks/{ref}/ports", []string{"tap", "link", "mac", "owner", "group", "guard", "reclaim", "wait", "name", "mtu", "routed", "pattern"}, createPort},
 	{"GET /v1/networks/{ref}/ports/{port}/xml", nil, getPortXML},
+	{"PUT /v1/networks/{ref}/ports/{port}/xml", []string{"guard"}, putPortXML},
 	{"PUT /v1/networks/{ref}/ports/{port}/bandwidth", []string{"inbound", "outbound"}, setBandwidth},
 	{"DELETE /v1/networks/{ref}/ports/{port}", nil, func(_ *Server, r request) (any, error) {
 		return nil, r.api.DeletePort(r.Context(), r.net.UUID, r.PathValue("port"))

@@ -64,6 +64,7 @@ type API interface {
 	Ports(id netdef.UUID) ([]engine.Port, error)
 	PortXML(id netdef.UUID, port string) (string, error)
 	CreatePort(ctx context.Context, id netdef.UUID, p engine.PortSpec) (engine.Port, error)
+	UpdatePort(ctx context.Context, id netdef.UUID, port string, def netdef.Port, guard *netdef.Guard) error
 	SetPortBandwidth(ctx context.Context, id netdef.UUID, port string, b *netdef.Bandwidth) error
 	DeletePort(ctx context.Context, id netdef.UUID, port string) error
 	Counters(id netdef.UUID) (engine.NetworkCounters, error)

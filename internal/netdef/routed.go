@@ -34,8 +34,12 @@ func (r *Routed) Clone() *Routed {
 	return &c
 }
 
-// Gateway is the host's address of the family, invalid if there is none.
+// Gateway is the host's address of the family, invalid if there is none or
+// nothing is routed.
 func (r *Routed) Gateway(is func(netip.Addr) bool) netip.Addr {
+	if r == nil {
+		return netip.Addr{}
+	}
 	if i := slices.IndexFunc(r.Gateways, is); i >= 0 {
 		return r.Gateways[i]
 	}

@@ -2,6 +2,7 @@ package netdef
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -117,6 +118,33 @@ func (n *Network) Settings() (Settings, error) {
 		return Settings{}, r.err
 	}
 	return s, nil
+}
+
+// WithSettings is a copy of the network with the settings that are a document of
+// their own, which may be "" for none, and with further elements of theirs.
+func (n *Network) WithSettings(document string, more ...string) (*Network, error) {
+	if document == "" {
+		document = "<viaduct:settings xmlns:viaduct='" + SettingsSpace + "'/>"
+	}
+	root, err := parseForeign([]byte(document), "(settings)")
+	if err != nil {
+		return nil, err
+	}
+	if root.space != SettingsSpace || root.name != "settings" {
+		return nil, Errorf(ErrXML, "the element <%s> is not <settings xmlns='%s'>", root.qname(), SettingsSpace)
+	}
+	for _, text := range more {
+		e, err := parseForeign([]byte(text), "(settings)")
+		if err != nil {
+			return nil, err
+		}
+		e.each(func(e *element) { e.prefix, e.space = root.prefix, SettingsSpace })
+		root.content = append(root.content, content{child: e})
+	}
+	c := n.Clone()
+	c.Metadata = slices.DeleteFunc(c.Metadata, func(m Node) bool { return m.Space == SettingsSpace })
+	c.Metadata = append(c.Metadata, newNode(root))
+	return c, nil
 }
 
 // OwnsBridge reports whether the network has a bridge of its own. A network

@@ -8,7 +8,7 @@ import (
 	"viaduct/internal/netdef"
 )
 
-// addAnswer makes the host answer for a guest's address, or network of
+// addAnswer makes the host answer for a guest's address, or IPv4 network of
 // addresses, on a link. It answers at once: to wait first, as the kernel would,
 // leaves time to somebody who knows better, and there is nobody.
 func addAnswer(f *Fragment, link string, a netip.Prefix, facts Facts) {
@@ -32,6 +32,19 @@ func addAnswer(f *Fragment, link string, a netip.Prefix, facts Facts) {
 		}
 	}
 	f.Shared.Add(hoststate.Sysctl{Name: "net/" + version + "/neigh/" + link + "/proxy_delay", Value: "0", Link: link})
+}
+
+// answerable is a network of a guest's in the parts that addAnswer answers for: an
+// IPv6 network that is not too large by its addresses.
+func answerable(network netip.Prefix) []netip.Prefix {
+	if network.Addr().Is4() || network.IsSingleIP() || !isWhole(network) {
+		return []netip.Prefix{network}
+	}
+	var list []netip.Prefix
+	for a := network.Masked().Addr(); network.Contains(a); a = a.Next() {
+		list = append(list, single(a))
+	}
+	return list
 }
 
 // answeredWhole is the size up to which the host answers for all addresses of a

@@ -73,8 +73,9 @@ var networks = []struct {
 		}}}}},
 	{name: "routed-route", xml: head + routedPorts + `</v:settings></metadata><forward mode='route'/></network>`,
 		facts: Facts{Uplinks: []string{"eth0"}, ForceForwarding: true, Ports: []Port{{Link: "vif2.0", Guest: true, Plugged: true, Def: netdef.Port{MAC: netdef.MAC{0, 0x16, 0x3e, 0, 0, 2}}, Routed: &netdef.Routed{
-			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("192.0.2.64/28"), netip.MustParsePrefix("2001:db8::9/128")},
-			Gateways:  []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("fe80::1")}, Uplink: "eth0",
+			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("192.0.2.64/28"), netip.MustParsePrefix("2001:db8::9/128"),
+				netip.MustParsePrefix("2001:db8::10/126"), netip.MustParsePrefix("2001:db8:9::/64")},
+			Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("fe80::1")}, Uplink: "eth0",
 		}}}}},
 	{name: "inbound", xml: head + strings.TrimSuffix(routedPorts, "<v:ports layout='routed'/>") + `<v:inbound to='192.0.2.9' from='198.51.100.0/24' protocol='tcp' port='22'/>
 		<v:inbound to='192.0.2.9' protocol='icmp'/><v:inbound to='192.0.2.16/28' allow='no'/><v:inbound to='2001:db8::9' protocol='udp' port='5000-5010'/></v:settings></metadata>

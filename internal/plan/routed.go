@@ -82,7 +82,9 @@ func addRoutedLink(f *Fragment, n *netdef.Network, p Port, facts Facts) {
 		if a.Addr().Is4() {
 			f.Shared.Add(hoststate.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
 		}
-		addAnswer(f, p.Routed.Uplink, a, facts)
+		for _, part := range answerable(a) {
+			addAnswer(f, p.Routed.Uplink, part, facts)
+		}
 	}
 }
 

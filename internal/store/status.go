@@ -63,6 +63,8 @@ type StatusPort struct {
 	MTU int `json:"mtu,omitempty"`
 	// Routed says what is behind the link of a port that is routed.
 	Routed *netdef.Routed `json:"routed,omitempty"`
+	// Pattern is the port that this one was made of, and follows; zero for none.
+	Pattern netdef.UUID `json:"pattern,omitzero"`
 	// Tap is set if Viaduct made the link, and makes it again if it is gone.
 	Tap *StatusTap `json:"tap,omitempty"`
 }

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"viaduct/internal/netdef"
 )
 
 // ScriptNames are the names under which the binary is a hotplug script: its own,
@@ -17,8 +19,9 @@ const savedSuffix = ".before-viaduct"
 
 // Paths below the root of a Xen host.
 const (
-	scriptsDir = "etc/xen/scripts"
-	xlConf     = "etc/xen/xl.conf"
+	scriptsDir  = "etc/xen/scripts"
+	xlConf      = "etc/xen/xl.conf"
+	settingsDoc = "etc/viaduct/xen.xml"
 )
 
 // Change is something that Install or Remove does.
@@ -28,9 +31,16 @@ type Change struct {
 	do   func() error
 }
 
+// enforceRate is a document with the settings of networks that the script makes.
+const enforceRate = "<viaduct:settings xmlns:viaduct='" + netdef.SettingsSpace + "'>\n  <viaduct:rate enforce='yes'/>\n</viaduct:settings>\n"
+
 // Installer puts the hotplug script in place. Root is the folder that stands for
 // "/", and Binary what the links point to.
-type Installer struct{ Root, Binary string }
+type Installer struct {
+	Root, Binary string
+	// EnforceRate has the host enforce rate= in the networks that the script makes.
+	EnforceRate bool
+}
 
 // Install returns what has to be changed so that xl runs our script for all
 // interfaces: nothing if that was done already.
@@ -55,7 +65,26 @@ func (i Installer) Install() ([]Change, error) {
 		}
 		changes = append(changes, i.change(path, "link to "+i.Binary, func(p string) error { return os.Symlink(i.Binary, p) }))
 	}
+	if i.EnforceRate {
+		switch text, there, err := i.settings(); {
+		case err != nil:
+			return nil, err
+		case !there:
+			changes = append(changes, i.change(settingsDoc, "rate= is enforced in both directions", func(p string) error { return replace(p, enforceRate) }))
+		case text != enforceRate:
+			return nil, fmt.Errorf("enforce rates: /%s is there already; if it does not say so: <viaduct:rate enforce='yes'/>", settingsDoc)
+		}
+	}
 	return i.conf(changes, "vif.default.script is \""+DefaultScript+"\"", SetDefaultScript)
+}
+
+// settings is the document of settings, and whether it is there.
+func (i Installer) settings() (string, bool, error) {
+	text, err := os.ReadFile(i.path(settingsDoc))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false, nil
+	}
+	return string(text), err == nil, err
 }
 
 // Remove returns what takes Install back.
@@ -81,6 +110,13 @@ func (i Installer) Remove() ([]Change, error) {
 			}
 			changes = append(changes, i.change(path, "put back", func(p string) error { return os.Rename(p+savedSuffix, p) }))
 		}
+	}
+	text, _, err := i.settings()
+	if err != nil {
+		return nil, err
+	}
+	if text == enforceRate {
+		changes = append(changes, i.change(settingsDoc, "removed", os.Remove))
 	}
 	return i.conf(changes, "vif.default.script is what it was", UnsetDefaultScript)
 }
@@ -142,6 +178,9 @@ func (i Installer) conf(changes []Change, what string, edit func(string) string)
 
 // replace writes a file whole or not at all. It keeps the mode.
 func replace(path, text string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
 	mode := fs.FileMode(0o644)
 	if info, err := os.Stat(path); err == nil {
 		mode = info.Mode().Perm()

@@ -136,7 +136,7 @@ func TestInstall(t *testing.T) {
 	write(scriptsDir+"/vif-bridge", "#!/bin/bash\n")
 	write(xlConf, "autoballoon=1\nvif.default.script=\"vif-route\"\n")
 	before := tree(t, root)
-	i := Installer{Root: root, Binary: "/usr/bin/viaduct"}
+	i := Installer{Root: root, Binary: "/usr/bin/viaduct", EnforceRate: true}
 	carry := func(changes []Change, err error) int {
 		t.Helper()
 		if err == nil {
@@ -157,9 +157,29 @@ func TestInstall(t *testing.T) {
 	if err != nil || ParseXLConf(string(text)).Script != DefaultScript {
 		t.Errorf("xl.conf: %v\n%s", err, text)
 	}
+	n := &netdef.Network{Name: "xen-nat"}
+	settings, err := os.ReadFile(filepath.Join(root, settingsDoc))
+	if err == nil {
+		n, err = n.WithSettings(string(settings), "<ports layout='routed'/>")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := n.Settings(); err != nil || !s.EnforceRate || !s.Routed {
+		t.Errorf("the settings are %+v, %v", s, err)
+	}
 	if again := carry(i.Install()); again > 0 {
 		t.Errorf("a second installation changes %d things", again)
 	}
+	// What the admin wrote stays, and is not written over.
+	write(settingsDoc, "<settings xmlns='urn:viaduct:settings:1'/>")
+	if _, err := i.Install(); err == nil {
+		t.Error("settings are written over")
+	}
+	if changes, err := i.Remove(); err != nil || slices.ContainsFunc(changes, func(c Change) bool { return c.Path == "/"+settingsDoc }) {
+		t.Errorf("somebody's settings are removed: %v, %v", changes, err)
+	}
+	write(settingsDoc, string(settings))
 	carry(i.Remove())
 	if after := tree(t, root); after != before {
 		t.Errorf("after a removal:\n%s\nbefore:\n%s", after, before)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
 
 	"viaduct/internal/engine"
 	"viaduct/internal/netdef"
@@ -25,7 +28,23 @@ type Networks interface {
 type Daemon interface{ do(request) answer }
 
 // Desk is the daemon's end: it finds out what is meant and has the engine do it.
-type Desk struct{ Networks Networks }
+type Desk struct {
+	Networks Networks
+	// Settings are those of the networks that are made for scripts, as an element
+	// of their own (netdef.SettingsSpace), or "" for none.
+	Settings func() (string, error)
+}
+
+// FileSettings are settings that a file has, if it is there.
+func FileSettings(path string) func() (string, error) {
+	return func() (string, error) {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return string(text), err
+	}
+}
 
 // request is what a script asks for.
 type request struct {
@@ -37,13 +56,18 @@ type request struct {
 	// has said whether they are to be guarded.
 	unguarded bool
 	resolvers []string // the host's name servers, for guests in NAT
+	// hooked says that there are hooks, which want to know where the interface is.
+	hooked bool
 }
 
 // answer is what came of it.
 type answer struct {
 	mtu      int // of the link that was plugged in
 	warnings []string
-	err      error
+	// For hooks: the bridge that the link is in, or the host's IPv4 address at the
+	// link of a guest that is routed.
+	bridge, gateway string
+	err             error
 }
 
 // do implements Daemon. Whoever asked may be gone before it is done: half of a
@@ -51,15 +75,39 @@ type answer struct {
 func (d Desk) do(r request) answer {
 	ctx, cancel := context.WithTimeout(context.Background(), workLimit)
 	defer cancel()
-	if commands[r.command].leaves {
-		return answer{err: d.unplug(ctx, r.call)}
-	}
 	v, warnings, err := r.vif()
+	if commands[r.command].leaves {
+		a := answer{}
+		if r.hooked {
+			a.where(d.Networks, v)
+		}
+		a.err = d.unplug(ctx, r.call)
+		return a
+	}
 	var port engine.Port
 	if err == nil {
 		port, err = d.plug(ctx, v)
 	}
-	return answer{mtu: port.MTU, warnings: warnings, err: err}
+	a := answer{mtu: port.MTU, warnings: warnings, err: err}
+	if r.hooked && err == nil {
+		a.where(d.Networks, v)
+	}
+	return a
+}
+
+// where finds out where the interface is plugged in.
+func (a *answer) where(networks Networks, v vif) {
+	for _, p := range networks.GuestPorts(v.mac, v.guestUUID, v.guest) {
+		if p.UUID != v.port() {
+			continue
+		}
+		if def, err := netdef.ParsePort([]byte(p.XML)); err == nil {
+			a.bridge = def.Plug.Bridge
+		}
+		if gateway := p.Routed.Gateway(netip.Addr.Is4); gateway.IsValid() {
+			a.gateway = gateway.String()
+		}
+	}
 }
 
 // plug makes the guest's link a port of the network that its keys name.

@@ -141,7 +141,7 @@ func (d Desk) bridgedPlace(ctx context.Context, v vif, known []engine.Info) (pla
 	if v.bridge != "" {
 		for _, is := range []func(engine.Info) bool{
 			func(n engine.Info) bool { return n.Name == v.bridge },
-			func(n engine.Info) bool { return n.Bridge == v.bridge },
+			func(n engine.Info) bool { return n.Bridge == v.bridge && n.UUID != implicitUUID(n.Name) },
 		} {
 			if at, ok := find(is); ok {
 				return at, nil
@@ -196,11 +196,7 @@ func (d Desk) routedPlace(ctx context.Context, v vif, known []engine.Info) (plac
 		n.Name += "-" + v.netdev
 		n.Forward.Interfaces = []string{v.netdev}
 	}
-	n, err := n.WithMetadata(netdef.MetadataElement, "<settings><ports layout='routed'/></settings>", "viaduct", netdef.SettingsSpace)
-	if err != nil {
-		return place{}, err
-	}
-	return d.implicit(ctx, known, n)
+	return d.implicit(ctx, known, n, "<ports layout='routed'/>")
 }
 
 // implicitUUID is that of the network which is made for guests under the name.
@@ -208,8 +204,18 @@ func implicitUUID(name string) netdef.UUID { return netdef.NamedUUID("xen networ
 
 // implicit is a network that is there as long as a guest needs it. All scripts
 // that want it at once may ask for it: one makes it. One that is there is as the
-// script would make it.
-func (d Desk) implicit(ctx context.Context, known []engine.Info, n *netdef.Network) (at place, err error) {
+// script would make it, but for settings that the host has been given meanwhile.
+// Settings of the network's own come after those.
+func (d Desk) implicit(ctx context.Context, known []engine.Info, n *netdef.Network, settings ...string) (at place, err error) {
+	host, err := d.Settings()
+	if host != "" || len(settings) > 0 {
+		var bad error
+		n, bad = n.WithSettings(host, settings...)
+		err = errors.Join(err, bad)
+	}
+	if err != nil {
+		return place{}, fmt.Errorf("read the settings of this host's own networks: %w", err)
+	}
 	n.UUID = implicitUUID(n.Name)
 	at = place{id: n.UUID, name: n.Name, implicit: true}
 	if slices.ContainsFunc(known, func(k engine.Info) bool { return k.UUID == n.UUID && k.Active }) {

@@ -19,7 +19,8 @@ func (v vif) spec(at place) (engine.PortSpec, error) {
 		Port: netdef.Port{OwnerName: v.guest},
 	}
 	if at.declared != nil {
-		// It is a pattern: it stays what it is when the guest is gone.
+		// It is a pattern: it stays when the guest is gone.
+		p.Pattern = at.declared.UUID
 		p.Port, p.Guard, p.Routed = *at.declared.def.Clone(), at.declared.Guard, at.declared.Routed
 		p.Plug = netdef.Plug{}
 		if p.Bandwidth != nil {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,6 +94,9 @@ func (r request) message() ([]byte, error) {
 	if r.unguarded {
 		f.add("guard", "no")
 	}
+	if r.hooked {
+		f.add("hooks", "yes")
+	}
 	for _, a := range r.resolvers {
 		f.add("resolver", a)
 	}
@@ -120,6 +124,8 @@ func readRequest(from io.Reader) (request, error) {
 			*numbers[name] = int(n)
 		case name == "guard" && value == "no":
 			r.unguarded = true
+		case name == "hooks" && value == "yes":
+			r.hooked = true
 		case name == "resolver":
 			r.resolvers = append(r.resolvers, value)
 		case isKey && slices.Contains(keys, key):
@@ -138,6 +144,8 @@ func readRequest(from io.Reader) (request, error) {
 func (a answer) message() ([]byte, error) {
 	var f fields
 	f.add("mtu", strconv.Itoa(a.mtu))
+	f.add("bridge", a.bridge)
+	f.add("gateway", a.gateway)
 	for _, w := range a.warnings {
 		f.add("warning", w)
 	}
@@ -152,6 +160,10 @@ func readAnswer(from io.Reader) (a answer) {
 		switch name {
 		case "mtu":
 			a.mtu, err = strconv.Atoi(value)
+		case "bridge":
+			a.bridge = value
+		case "gateway":
+			a.gateway = value
 		case "warning":
 			a.warnings = append(a.warnings, value)
 		case "error":
@@ -159,7 +171,10 @@ func readAnswer(from io.Reader) (a answer) {
 		}
 		return err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		a.err = fmt.Errorf("the viaduct daemon does not answer: %w", err)
+	case err != nil:
 		a.err = fmt.Errorf("read the daemon's answer: %w", err)
 	}
 	return a

@@ -89,7 +89,7 @@ func TestServer(t *testing.T) {
 	p := &ports{networks: []engine.Info{{Name: "lab", UUID: id(1), Bridge: "br0"}}, in: map[string]string{}}
 	served := make(chan error)
 	go func() {
-		served <- (&Server{Desk: Desk{p}, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
+		served <- (&Server{Desk: Desk{p, noSettings}, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
 	}()
 	ask := func(r request) answer {
 		d, done, err := Dial(socket, time.Now().Add(time.Minute))

@@ -88,10 +88,15 @@ func (s Script) online(c call, deadline time.Time) error {
 		return err
 	}
 	defer store.Close()
+	hooks := findHooks()
 	r, err := s.read(store, c)
+	r.hooked = len(hooks) > 0
 	var got answer
 	if err == nil {
 		got, err = s.plug(r, deadline)
+	}
+	if err == nil {
+		err = s.runHooks(hooks, r, got, deadline)
 	}
 	return errors.Join(err, tell(store, c, err, func() []xenstore.Change {
 		if c.kind == kindTap {
@@ -200,8 +205,13 @@ func (s Script) offline(c call, deadline time.Time) error {
 		return nil
 	}
 	defer done()
-	_, err = s.ask(daemon, request{call: c})
-	return err
+	hooks := findHooks()
+	r := request{call: c}
+	if len(hooks) > 0 {
+		r = s.reread(c, deadline)
+	}
+	got, err := s.ask(daemon, r)
+	return errors.Join(err, s.runHooks(hooks, r, got, deadline))
 }
 
 // clip keeps a message so short that it fits into xenstore beside any path.

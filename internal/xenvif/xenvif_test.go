@@ -93,7 +93,7 @@ func (p *ports) open(time.Time) (Daemon, func(), error) {
 	if errors.Is(p.err, syscall.ECONNREFUSED) {
 		return nil, nil, p.err
 	}
-	return Desk{p}, func() {}, nil
+	return Desk{p, noSettings}, func() {}, nil
 }
 
 const backend = "backend/vif/5/0"
@@ -221,3 +221,5 @@ func TestWithoutStore(t *testing.T) {
 		}
 	}
 }
+
+func noSettings() (string, error) { return "", nil }

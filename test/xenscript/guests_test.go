@@ -1,7 +1,10 @@
 package xenscript
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +122,52 @@ func TestDeclaredPort(t *testing.T) {
 	}
 }
 
+// A guest that runs gets what changes in the port that was declared for it.
+func TestDeclaredPortChanges(t *testing.T) {
+	x := newXenHost(t)
+	x.must(x.daemon.Start())
+	x.viaduct("net-define", x.file(natXML("lan", 50)))
+	x.viaduct("net-start", "lan")
+	n := x.nic("vif-bridge", 5, 0, nil)
+	port := func(settings string) string {
+		return x.file(`<networkport><uuid>10000000-0000-0000-0000-000000000001</uuid><owner><name>guest5</name>
+			<uuid>20000000-0000-0000-0000-000000000001</uuid></owner><mac address='` + n.mac().String() + `'/>` + settings + `</networkport>`)
+	}
+	x.viaduct("net-port-create", "lan", port("<bandwidth><outbound average='1000'/></bandwidth>"))
+	g := n.attach()
+	n.connected()
+	x.lease(g)
+	x.reaches(g.Node, x.echo())
+	has := func(class, isolated string) {
+		t.Helper()
+		if classes := x.in(x.host.Node, "tc class show dev "+n.link()); !strings.Contains(classes, class) {
+			t.Errorf("no class is of %q:\n%s", class, classes)
+		}
+		if is, err := x.host.ReadFile("/sys/class/net/" + n.link() + "/brport/isolated"); err != nil || is != isolated+"\n" {
+			t.Errorf("isolated is %q, want %q, %v", is, isolated, err)
+		}
+	}
+	has("", "0")
+	const id = "10000000-0000-0000-0000-000000000001"
+	x.viaduct("port-update", "lan", id, port("<bandwidth><inbound average='2000'/></bandwidth><port isolated='yes'/>"))
+	has("rate 16384Kbit", "1")
+	x.reaches(g.Node, x.echo())
+	x.daemon.Kill9()
+	x.must(x.daemon.Start())
+	x.viaduct("port-bandwidth", "lan", id, "--inbound", "4000")
+	has("rate 32768Kbit", "1")
+	x.viaduct("port-update", "lan", id, port(""), "--guard", "ip,192.168.50.250")
+	has("", "0")
+	x.cannotReach(g.Node, x.echo())
+	x.viaduct("port-update", "lan", id, port(""), "--guard", "no")
+	x.reaches(g.Node, x.echo())
+	r, _ := x.daemon.Viaduct(x.context(), "port-update", "lan", n.link(), port(""))
+	if !strings.Contains(r.Stderr, "delete it and create another") {
+		t.Errorf("the description of another port: exit %d: %s", r.Code, r.Stderr)
+	}
+	n.gone()
+}
+
 // A MAC address that another guest of the network has is refused, and so is a
 // name that no link can have.
 func TestRefusedGuests(t *testing.T) {
@@ -191,5 +240,113 @@ func TestEnforcedRate(t *testing.T) {
 		if !strings.Contains(r.Stderr, warning) {
 			t.Errorf("rate=0,500: no warning says that %s:\n%s", warning, r.Stderr)
 		}
+	}
+}
+
+// speed is how fast more bytes of a flow arrive, in KiB/s, once buffers and
+// bursts are full.
+func (s *site) speed(f *lab.Flow) float64 {
+	s.t.Helper()
+	const filling, counted = 128 << 10, 512 << 10
+	s.must(f.Await(s.context(), filling))
+	began := time.Now()
+	s.must(f.Await(s.context(), counted))
+	return counted / 1024 / time.Since(began).Seconds()
+}
+
+// Where the host's settings ask for it rate= is enforced in both directions in
+// the networks that the script makes, and changes while traffic flows.
+func TestEnforcedRateOnRequest(t *testing.T) {
+	x := newXenHost(t)
+	x.must(x.daemon.Start())
+	x.host.AddBridge("br7")
+	x.host.AddAddr("br7", prefix("10.7.0.1/24"))
+	x.host.LinkUp("br7")
+	x.PlugGuest(x.host.Node, "br7", "old")
+	before := x.settledDump()
+	settings := x.daemon.ConfigDir + "/xen.xml"
+	n := x.nic("vif-nat", 4, 0, nil)
+	n.attach()
+	x.host.WriteFile(settings, "<settings/>")
+	n.refused("the element <settings> is not <settings xmlns='urn:viaduct:settings:1'>")
+	x.host.WriteFile(settings, "<settings xmlns='urn:viaduct:settings:1'><rate enforce='yes'/></settings>")
+	x.host.DeleteLink(n.link())
+	for i, tt := range []struct {
+		face, network, own, gateway string
+		more                        keys
+	}{
+		{"vif-nat", "xen-nat", "10.0.5.1/32", "10.0.5.128", nil},
+		{"vif-route", "xen-route", "203.0.113.60/32", "203.0.113.2", keys{"ip": "203.0.113.60"}},
+		{"vif-bridge", "xen-bridge-br7", "10.7.0.5/24", "10.7.0.1", keys{"bridge": "br7"}},
+	} {
+		n := x.nic(tt.face, 5+i, 0, tt.more)
+		if tt.face == "vif-nat" {
+			n.set("ip", "10.0.5.1")
+		}
+		n.set("rate", "131080,50000") // 2560 KiB/s
+		g := n.attach()
+		n.connected()
+		x.static(g, "eth0", tt.gateway, "", tt.own)
+		both := map[string]*lab.Flow{
+			"sent":     x.StartFlow(g.Node, x.host.Node, netip.AddrPortFrom(addr(tt.gateway), 5001)),
+			"received": x.StartFlow(x.host.Node, g.Node, netip.AddrPortFrom(prefix(tt.own).Addr(), 5002)),
+		}
+		within := func(limit float64) {
+			t.Helper()
+			for what, f := range both {
+				// A busy machine may not reach a limit, and counts late what came in time.
+				if got := x.speed(f); got > 1.3*limit || got < limit/2 {
+					t.Errorf("%s: %s: %.0f KiB/s, limited to %.0f", tt.face, what, got, limit)
+				}
+			}
+		}
+		within(2560)
+		x.viaduct("port-bandwidth", tt.network, n.link(), "--inbound", "1024", "--outbound", "1024")
+		within(1024)
+		for _, f := range both {
+			f.Stop()
+		}
+		g.Unplug()
+		n.gone()
+		x.asBefore(before)
+	}
+}
+
+// What an admin has put beside Xen's scripts for the end of each runs here too,
+// with the same variables.
+func TestHooks(t *testing.T) {
+	x := newXenHost(t)
+	x.must(x.daemon.Start())
+	hook := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		x.must(x.host.Do(func() error {
+			dir := scripts + "vif-post.d/"
+			return errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(dir+name, []byte(text), mode))
+		}))
+	}
+	hook("10-note.hook", `echo "$command $type_if $dev $bridge $ip $main_ip" >>/tmp/hooks`, 0o755)
+	hook("20-off.hook", "exit 1", 0o644)
+	hook("note.sh", "exit 1", 0o755)
+	bridged := x.nic("vif-bridge", 5, 0, keys{"bridge": "default", "vifname": "alice", "ip": "192.168.122.77"})
+	routed := x.nic("vif-route", 6, 0, keys{"ip": "203.0.113.60 2001:db8:60::/64"})
+	for _, n := range []*nic{bridged, routed} {
+		n.attach()
+		n.connected()
+		n.gone()
+	}
+	said, err := x.host.ReadFile("/tmp/hooks")
+	x.must(err)
+	want := `online vif alice virbr0 192.168.122.77 
+offline vif alice virbr0 192.168.122.77 
+online vif vif6.0  203.0.113.60 2001:db8:60::/64 203.0.113.2
+offline vif vif6.0  203.0.113.60 2001:db8:60::/64 203.0.113.2
+`
+	if said != want {
+		t.Errorf("hooks said\n%s, want\n%s", said, want)
+	}
+	hook("30-bad.hook", "echo this host is full\nfalse\ntrue", 0o755)
+	r := routed.run("online")
+	if want := "run hook /etc/xen/scripts/vif-post.d/30-bad.hook: exit status 1: this host is full"; r.Code != 1 || routed.problem() != want {
+		t.Errorf("a hook that fails: exit %d, hotplug-error %q, want %q", r.Code, routed.problem(), want)
 	}
 }

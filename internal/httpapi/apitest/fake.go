@@ -392,6 +392,17 @@ func (f *Fake) SetPortBandwidth(_ context.Context, id netdef.UUID, ref string, b
 	})
 }
 
+// UpdatePort gives the port the description.
+func (f *Fake) UpdatePort(_ context.Context, id netdef.UUID, ref string, def netdef.Port, _ *netdef.Guard) error {
+	return f.change(id, func(n *network) error {
+		i, err := n.port(ref)
+		if err == nil {
+			n.ports[i].Def = def
+		}
+		return err
+	})
+}
+
 // CreatePort adds a port with a UUID that counts up, over which something went.
 func (f *Fake) CreatePort(_ context.Context, id netdef.UUID, p engine.PortSpec) (made engine.Port, err error) {
 	err = f.change(id, func(n *network) error {
