@@ -381,6 +381,16 @@ func (e *element) child(name string) *element {
 	return nil
 }
 
+// last is the last child element of that name, nil if there is none: libvirt
+// takes the first of most elements, but the last of some.
+func (e *element) last(name string) *element {
+	found := e.all(name)
+	if len(found) == 0 {
+		return nil
+	}
+	return found[len(found)-1]
+}
+
 // text is all text inside the element.
 func (e *element) text() string {
 	if e == nil {

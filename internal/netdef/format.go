@@ -80,7 +80,7 @@ func (w *writer) network(n *Network, o FormatOptions) {
 	if len(n.DnsmasqOptions) > 0 {
 		w.begin("dnsmasq:options")
 		for _, option := range n.DnsmasqOptions {
-			w.empty("dnsmasq:option", str("value", option))
+			w.empty("dnsmasq:option", pair{name: "value", value: option, always: true})
 		}
 		w.end("dnsmasq:options")
 	}
@@ -92,7 +92,11 @@ func (s Switch) String() string {
 }
 
 func (w *writer) metadata(nodes []Node) {
-	if len(nodes) == 0 {
+	switch {
+	case nodes == nil:
+		return
+	case len(nodes) == 0:
+		w.empty("metadata")
 		return
 	}
 	w.begin("metadata")

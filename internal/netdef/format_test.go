@@ -86,6 +86,7 @@ const everything = `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/d
   </portgroup>
   <dnsmasq:options>
     <dnsmasq:option value='a&lt;b'/>
+    <dnsmasq:option value=''/>
   </dnsmasq:options>
 </network>
 `
@@ -134,6 +135,16 @@ func TestFormatCanonical(t *testing.T) {
 			"  <metadata>\n    <o:x xmlns:o=\"urn:o\">\n      <o:y/>\n    </o:x>\n  </metadata>\n" + bridge},
 		{net("<metadata><x xmlns='urn:x'><![CDATA[a<b]]></x></metadata>"),
 			"  <metadata>\n    <x xmlns=\"urn:x\">a&lt;b</x>\n  </metadata>\n" + bridge},
+		{net("<metadata><none/></metadata>"),
+			"  <metadata/>\n" + bridge},
+		{net("<metadata><x xmlns='urn:x' k='é'>é</x></metadata>"),
+			"  <metadata>\n    <x xmlns=\"urn:x\" k=\"&#xE9;\">é</x>\n  </metadata>\n" + bridge},
+		{net("<dns><host ip='10.0.0.1'><hostname/><hostname>h</hostname></host></dns>"),
+			bridge + "  <dns>\n    <host ip='10.0.0.1'>\n      <hostname>h</hostname>\n    </host>\n  </dns>\n"},
+		// Of lease times and boot files the last counts. A lease time may be written as C writes numbers.
+		{net("<ip address='10.0.0.1'><dhcp><range start='10.0.0.5' end='10.0.0.9'><lease expiry='9'/><lease expiry='0x10'/></range><bootp file='f'/><bootp file='g'/></dhcp></ip>"),
+			bridge + "  <ip address='10.0.0.1'>\n    <dhcp>\n      <range start='10.0.0.5' end='10.0.0.9'>\n        <lease expiry='16' unit='minutes'/>\n      </range>\n" +
+				"      <bootp file='g'/>\n    </dhcp>\n  </ip>\n"},
 	} {
 		n, err := Parse([]byte(c.doc))
 		if err != nil {

@@ -20,14 +20,21 @@ func NewUUID() UUID {
 	return u
 }
 
-// ParseUUID reads a UUID: 32 hex digits, with dashes anywhere between octets.
+// ParseUUID reads a UUID: 32 hex digits, with dashes anywhere before octets.
 func ParseUUID(s string) (UUID, error) {
 	var u UUID
-	digits := strings.ReplaceAll(strings.TrimSpace(s), "-", "")
-	if len(digits) != 2*len(u) {
-		return UUID{}, Errorf(ErrInternal, "malformed uuid element")
+	rest := strings.Trim(s, cBlanks)
+	for i := range u {
+		rest = strings.TrimLeft(rest, "-")
+		if len(rest) < 2 {
+			return UUID{}, Errorf(ErrInternal, "malformed uuid element")
+		}
+		if _, err := hex.Decode(u[i:i+1], []byte(rest[:2])); err != nil {
+			return UUID{}, Errorf(ErrInternal, "malformed uuid element")
+		}
+		rest = rest[2:]
 	}
-	if _, err := hex.Decode(u[:], []byte(digits)); err != nil {
+	if rest != "" {
 		return UUID{}, Errorf(ErrInternal, "malformed uuid element")
 	}
 	return u, nil

@@ -19,7 +19,7 @@ type Network struct {
 	Title string
 	// Description is free text, possibly of several lines.
 	Description string
-	// Metadata holds the children of <metadata>, verbatim.
+	// Metadata holds the children of <metadata>, verbatim; nil if there is no such element.
 	Metadata []Node
 
 	// IPv6 allows guests to talk IPv6 with each other where the network has no IPv6 address.

@@ -2,8 +2,10 @@ package netdef
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Node is an XML element kept as it was read: metadata and whatever else must
@@ -35,7 +37,7 @@ func parseMetadata(metadata *element) []Node {
 	if metadata == nil {
 		return nil
 	}
-	var nodes []Node
+	nodes := []Node{}
 	seen := map[string]bool{}
 	for _, c := range metadata.content {
 		if c.child == nil || c.child.space == "" || seen[c.child.space] {
@@ -140,7 +142,13 @@ func (s *serializer) attributes(attrs []attr) {
 			name = a.prefix + ":" + name
 		}
 		s.WriteString(" " + name + `="`)
-		valueEscapes.WriteString(s, a.value)
+		for _, c := range valueEscapes.Replace(a.value) {
+			if c < utf8.RuneSelf {
+				s.WriteRune(c)
+			} else {
+				fmt.Fprintf(s, "&#x%X;", c)
+			}
+		}
 		s.WriteString(`"`)
 	}
 }

@@ -177,8 +177,8 @@ func (r *reader) dnsmasqOptions(root *element) []string {
 	var options []string
 	for _, list := range root.allIn(dnsmasqSpace, "options") {
 		for _, e := range list.allIn(dnsmasqSpace, "option") {
-			value := e.attr("value")
-			r.refuse(value == "", e, ErrInternal, "No dnsmasq options value specified")
+			value, given := e.lookup("value")
+			r.refuse(!given, e, ErrInternal, "No dnsmasq options value specified")
 			options = append(options, value)
 		}
 	}

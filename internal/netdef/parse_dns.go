@@ -35,7 +35,7 @@ func (d DNS) hasRecords() bool {
 
 func (r *reader) dnsForwarder(e *element) DNSForwarder {
 	f := DNSForwarder{Domain: e.attr("domain")}
-	if text := e.attr("addr"); text != "" {
+	if text, given := e.lookup("addr"); given {
 		addr, ok := parseAddr(text)
 		r.refuse(!ok, e, ErrXML, "Invalid forwarder IP address '%s' in network '%s'", text, r.network)
 		f.Addr = addr
@@ -50,20 +50,20 @@ func (r *reader) dnsForwarder(e *element) DNSForwarder {
 // dnsHost reads a <host> of <dns>; a partial one names at least something to look for.
 func (r *reader) dnsHost(e *element, partial bool) DNSHost {
 	var h DNSHost
-	for _, item := range r.list(e, "hostname", manyElements) {
-		name := r.line(item)
-		r.refuse(name == "", item, ErrXMLDetail, "Missing hostname in network '%s' DNS HOST record", r.network)
-		h.Hostnames = append(h.Hostnames, name)
-	}
-	r.refuse(!partial && len(h.Hostnames) == 0, e, ErrXMLDetail, "Missing hostname in network '%s' DNS HOST record", r.network)
-	if text, ok := e.lookup("ip"); ok {
+	text, hasIP := e.lookup("ip")
+	r.refuse(!hasIP && !partial, e, ErrXMLDetail, "Missing IP address in network '%s' DNS HOST record", r.network)
+	if hasIP {
 		addr, ok := parseAddr(text)
 		r.refuse(!ok, e, ErrXMLDetail, "Invalid IP address in network '%s' DNS HOST record", r.network)
 		h.IP = addr
-		return h
 	}
-	r.refuse(!partial, e, ErrXMLDetail, "Missing IP address in network '%s' DNS HOST record", r.network)
-	r.refuse(len(h.Hostnames) == 0, e, ErrXMLDetail, "Missing ip and hostname in network '%s' DNS HOST record", r.network)
+	for _, item := range r.list(e, "hostname", manyElements) {
+		if name := r.line(item); name != "" {
+			h.Hostnames = append(h.Hostnames, name)
+		}
+	}
+	r.refuse(!partial && len(h.Hostnames) == 0, e, ErrXMLDetail, "Missing hostname in network '%s' DNS HOST record", r.network)
+	r.refuse(!hasIP && len(h.Hostnames) == 0, e, ErrXMLDetail, "Missing ip and hostname in network '%s' DNS HOST record", r.network)
 	return h
 }
 

@@ -56,8 +56,8 @@ func (r *reader) forwardDevices(e *element, f *Forward) {
 		f.Interfaces = append(f.Interfaces, name)
 	}
 	for _, item := range r.list(e, "address", someElements) {
-		kind := item.attr("type")
-		r.refuse(kind == "", item, ErrXML, "missing address type in network %s", r.network)
+		kind, given := item.lookup("type")
+		r.refuse(!given, item, ErrXML, "missing address type in network %s", r.network)
 		r.refuse(!slices.Contains([]string{"pci", "none", "netdev"}, kind), item, ErrConfigUnsupported,
 			"unknown address type '%s' in network %s", kind, r.network)
 		r.refuse(kind != "pci", item, ErrXML, "unsupported address type '%s' in network %s", kind, r.network)

@@ -1,7 +1,6 @@
 package netdef
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"strings"
 )
@@ -59,13 +58,13 @@ func (r *reader) dhcp(e *element, ip *IP) {
 	for _, item := range r.list(e, "host", manyElements) {
 		ip.Hosts = append(ip.Hosts, r.dhcpHost(item, *ip, false))
 	}
-	bootp := e.child("bootp")
+	bootp := e.last("bootp")
 	if bootp == nil || !ip.Address.Is4() {
 		return
 	}
 	ip.BootFile = bootp.attr("file")
 	r.refuse(ip.BootFile == "", bootp, ErrXML, missingAttribute, "file", "bootp")
-	if server := bootp.attr("server"); server != "" {
+	if server, given := bootp.lookup("server"); given {
 		ip.BootServer = r.addr(bootp, server).String()
 	}
 }
@@ -79,7 +78,7 @@ func (r *reader) dhcpRange(e *element, ip IP) DHCPRange {
 	g.End = r.addr(e, end)
 	r.rangeWithin(e, g.Start, g.End, ip)
 	r.rangeSize(e, g.Start, g.End)
-	g.Lease = r.lease(e.child("lease"))
+	g.Lease = r.lease(e.last("lease"))
 	return g
 }
 
@@ -105,28 +104,25 @@ func (r *reader) sameFamily(e *element, start, end netip.Addr) {
 	r.refuse(start.BitLen() != end.BitLen(), e, ErrInternal, "mismatch of address family in range %s - %s", start, end)
 }
 
-// maxRange is how many addresses a range may have.
-const maxRange = 1 << 16
-
-// rangeSize checks that a range runs forward and is not too large.
+// rangeSize checks that a range runs forward and is not too large: only the last
+// two octets of its ends may differ.
 func (r *reader) rangeSize(e *element, start, end netip.Addr) {
 	if r.err != nil {
 		return
 	}
+	a, b := start.As16(), end.As16()
+	r.refuse([14]byte(a[:]) != [14]byte(b[:]), e, ErrInternal, "range %s - %s is too large (> 65535)", start, end)
 	if start.Is4() {
 		r.refuse(end.Less(start), e, ErrInternal, "range %s - %s is reversed ", start, end)
 	}
 	r.refuse(end.Less(start), e, ErrInternal, "range %s - %s start larger than end", start, end)
-	a, b := start.As16(), end.As16()
-	sameHigh := [8]byte(a[:8]) == [8]byte(b[:8])
-	size := binary.BigEndian.Uint64(b[8:]) - binary.BigEndian.Uint64(a[8:])
-	r.refuse(!sameHigh || size >= maxRange, e, ErrInternal, "range %s - %s is too large (> 65535)", start, end)
 }
 
 // dhcpHost reads a <host> of <dhcp>; a partial one names at least something to look for.
 func (r *reader) dhcpHost(e *element, ip IP, partial bool) DHCPHost {
-	h := DHCPHost{MAC: e.attr("mac"), ID: e.attr("id"), Name: e.attr("name")}
-	if h.MAC != "" {
+	h := DHCPHost{ID: e.attr("id")}
+	var hasMAC, hasName bool
+	if h.MAC, hasMAC = e.lookup("mac"); hasMAC {
 		r.refuse(ip.Address.Is6(), e, ErrXML, "Invalid to specify MAC address '%s' in network '%s' IPv6 static host definition", h.MAC, r.network)
 		mac, err := ParseMAC(h.MAC)
 		r.refuse(err != nil, e, ErrXML, "Cannot parse MAC address '%s' in network '%s'", h.MAC, r.network)
@@ -135,7 +131,8 @@ func (r *reader) dhcpHost(e *element, ip IP, partial bool) DHCPHost {
 	if odd := strings.TrimLeft(h.ID, "0123456789abcdefABCDEF:"); odd != "" {
 		r.fail(e, ErrXML, "Invalid character '%c' in id '%s' of network '%s'", []rune(odd)[0], h.ID, r.network)
 	}
-	r.refuse(h.Name != "" && !strings.ContainsRune(letters, rune(h.Name[0])), e, ErrXML,
+	h.Name, hasName = e.lookup("name")
+	r.refuse(hasName && (h.Name == "" || !strings.ContainsRune(letters, rune(h.Name[0]))), e, ErrXML,
 		"Cannot use host name '%s' in network '%s'", h.Name, r.network)
 	text, hasIP := e.lookup("ip")
 	if hasIP {
@@ -153,7 +150,7 @@ func (r *reader) dhcpHost(e *element, ip IP, partial bool) DHCPHost {
 		r.refuse(h.MAC == "" && h.Name == "", e, ErrXML, "Static host definition in IPv4 network '%s' must have mac or name attribute", r.network)
 	}
 	r.refuse(!partial && !hasIP, e, ErrXML, "Missing IP address in static host definition for network '%s'", r.network)
-	h.Lease = r.lease(e.child("lease"))
+	h.Lease = r.lease(e.last("lease"))
 	return h
 }
 
@@ -163,7 +160,7 @@ var leaseUnits = []string{"seconds", "minutes", "hours"}
 const shortestLease = 120
 
 func (r *reader) lease(e *element) *LeaseTime {
-	expiry, given := r.uint(e, "expiry", 10, 64)
+	expiry, given := r.uint(e, "expiry", 0, 64)
 	if !given {
 		return nil
 	}
@@ -183,32 +180,41 @@ var maxLease = map[string]uint64{"seconds": 1<<32 - 2, "minutes": (1<<32 - 2) / 
 
 // route reads a <route> element.
 func (r *reader) route(e *element) Route {
-	t := Route{Family: e.attr("family"), PrefixLen: -1}
-	address, netmask, gateway := e.attr("address"), e.attr("netmask"), e.attr("gateway")
+	t := Route{PrefixLen: -1}
+	family, hasFamily := e.lookup("family")
+	address, hasAddress := e.lookup("address")
+	netmask, hasNetmask := e.lookup("netmask")
+	gateway, hasGateway := e.lookup("gateway")
+	t.Family = family
 	if length, given := r.uint(e, "prefix", 10, 31); given {
 		t.PrefixLen = int(length)
 	}
 	metric, given := r.uint(e, "metric", 10, 31)
 	r.refuse(given && metric == 0, e, ErrXML, zeroNotPermitted, "metric", "route")
 	t.Metric = int(metric)
-	r.refuse(address == "", e, ErrXML, "%s: Missing required address attribute in route definition", r.network)
-	r.refuse(gateway == "", e, ErrXML, "%s: Missing required gateway attribute in route definition", r.network)
+	r.refuse(!hasAddress, e, ErrXML, "%s: Missing required address attribute in route definition", r.network)
+	r.refuse(!hasGateway, e, ErrXML, "%s: Missing required gateway attribute in route definition", r.network)
 	var ok bool
 	t.Address, ok = parseAddr(address)
 	r.refuse(!ok, e, ErrXML, "%s: Bad network address '%s' in route definition", r.network, address)
 	t.Gateway, ok = parseAddr(gateway)
 	r.refuse(!ok, e, ErrXML, "%s: Bad gateway address '%s' in route definition", r.network, gateway)
 
-	switch t.Family {
-	case "", "ipv4":
+	switch {
+	case !hasFamily, family == "ipv4":
 		family := map[string]string{"": "No", "ipv4": "IPv4"}[t.Family]
 		r.refuse(!t.Address.Is4(), e, ErrXML, "%s: %s family specified for non-IPv4 address '%s' in route definition", r.network, family, address)
 		r.refuse(!t.Gateway.Is4(), e, ErrXML, "%s: %s family specified for non-IPv4 gateway '%s' in route definition", r.network, family, gateway)
-		r.routeNetmask(e, &t, netmask)
+		if hasNetmask {
+			t.Netmask, ok = parseAddr(netmask)
+			r.refuse(!ok || t.Netmask.Is4() && maskLen(t.Netmask) < 0, e, ErrXML, "%s: Bad netmask address '%s' in route definition", r.network, netmask)
+		}
+		r.refuse(hasNetmask && !t.Netmask.Is4(), e, ErrXML, "%s: Invalid netmask '%s' for address '%s' (both must be IPv4)", r.network, netmask, address)
+		r.refuse(hasNetmask && t.PrefixLen >= 0, e, ErrXML, "%s: Route definition cannot have both a prefix and a netmask", r.network)
 		r.refuse(t.PrefixLen > 32, e, ErrXML, "%s: Invalid prefix %d specified in route definition, must be 0 - 32", r.network, t.PrefixLen)
-	case "ipv6":
+	case family == "ipv6":
 		r.refuse(!t.Address.Is6(), e, ErrXML, "%s: ipv6 family specified for non-IPv6 address '%s' in route definition", r.network, address)
-		r.refuse(netmask != "", e, ErrXML, "%s: Specifying netmask invalid for IPv6 address '%s' in route definition", r.network, address)
+		r.refuse(hasNetmask, e, ErrXML, "%s: Specifying netmask invalid for IPv6 address '%s' in route definition", r.network, address)
 		r.refuse(!t.Gateway.Is6(), e, ErrXML, "%s: ipv6 specified for non-IPv6 gateway address '%s' in route definition", r.network, gateway)
 		r.refuse(t.PrefixLen > 128, e, ErrXML, "%s: Invalid prefix %d specified in route definition, must be 0 - 128", r.network, t.PrefixLen)
 	default:
@@ -216,15 +222,4 @@ func (r *reader) route(e *element) Route {
 	}
 	r.refuse(t.Prefix().Masked().Addr() != t.Address, e, ErrXML, "%s: Address '%s' in route definition is not a network address", r.network, address)
 	return t
-}
-
-func (r *reader) routeNetmask(e *element, t *Route, netmask string) {
-	if netmask == "" {
-		return
-	}
-	mask, ok := parseAddr(netmask)
-	r.refuse(!ok || mask.Is4() && maskLen(mask) < 0, e, ErrXML, "%s: Bad netmask address '%s' in route definition", r.network, netmask)
-	r.refuse(!mask.Is4(), e, ErrXML, "%s: Invalid netmask '%s' for address '%s' (both must be IPv4)", r.network, netmask, t.Address)
-	r.refuse(t.PrefixLen >= 0, e, ErrXML, "%s: Route definition cannot have both a prefix and a netmask", r.network)
-	t.Netmask = mask
 }

@@ -111,9 +111,11 @@ func (r *reader) virtualPort(e *element, needType bool) *VirtualPort {
 	if e == nil {
 		return nil
 	}
-	v := &VirtualPort{Type: e.attr("type")}
+	v := &VirtualPort{}
+	var given bool
+	v.Type, given = e.lookup("type")
 	_, known := virtualPortParameters[v.Type]
-	r.refuse(!known, e, ErrConfigUnsupported, "unknown virtualport type %s", v.Type)
+	r.refuse(!known || given && v.Type == "", e, ErrConfigUnsupported, "unknown virtualport type %s", v.Type)
 	r.refuse(needType && v.Type == "", e, ErrXML, "missing required virtualport type")
 	p := e.child("parameters")
 	v.ManagerID = r.virtualPortNumber(p, "managerid", 0xFF, "value of managerid out of range")
@@ -136,9 +138,10 @@ func (r *reader) virtualPortNumber(e *element, name string, most uint64, tooLarg
 	if !ok {
 		return ""
 	}
-	value, ok := parseUint(text, 0, 32)
+	digits, negative := strings.CutPrefix(text, "-")
+	value, ok := parseUint(digits, 0, 32)
 	r.refuse(!ok, e, ErrXML, "cannot parse value of %s parameter", name)
-	r.refuse(value > most, e, ErrXML, "%s", tooLarge)
+	r.refuse(value > most || negative, e, ErrXML, "%s", tooLarge)
 	return strconv.FormatUint(value, 10)
 }
 

@@ -113,9 +113,13 @@ func (r *reader) invalid(e *element, name, value, hint string) {
 	r.fail(e, ErrXML, "Invalid value for attribute '%s' in element '%s': '%s'.%s", name, e.name, value, hint)
 }
 
-// parseUint reads digits as C's strtoul does, but takes no sign to wrap around.
+// cBlanks are what C calls blanks (isspace).
+const cBlanks = " \t\n\v\f\r"
+
+// parseUint reads digits as C's strtoul does, blanks before them included, but
+// takes no sign to wrap around.
 func parseUint(text string, base, bits int) (uint64, bool) {
-	text = strings.TrimPrefix(strings.TrimSpace(text), "+")
+	text = strings.TrimPrefix(strings.TrimLeft(text, cBlanks), "+")
 	if base == 0 {
 		// Go's own base 0 also knows 0b, 0o and underscores, which C does not.
 		base = 10

@@ -81,14 +81,14 @@ func (n *Network) checkDevices() *Error {
 		}
 	}
 	switch {
-	case kinds > 1:
-		return Errorf(ErrConfigUnsupported, "<address>, <interface>, and <pf> elements of <forward> in network %s are mutually exclusive", n.Name)
 	case f.Mode == ModeHostdev && len(f.Interfaces) > 0:
 		return Errorf(ErrConfigUnsupported, "hostdev network '%s' lists '%s' in the device pool, but hostdev networks require all devices to be "+
 			"listed by PCI address, not network device name", n.Name, f.Dev())
 	case f.Mode != ModeHostdev && len(f.Addresses) > 0:
 		return Errorf(ErrConfigUnsupported, "network '%s' has forward mode '%s'  but lists a device by PCI address in the device pool. "+
 			"This is only supported for networks with forward mode 'hostdev'", n.Name, f.Mode)
+	case kinds > 1:
+		return Errorf(ErrConfigUnsupported, "<address>, <interface>, and <pf> elements of <forward> in network %s are mutually exclusive", n.Name)
 	}
 	if name := strings.Replace(n.Bridge.Name, "%d", "0", 1); name != "" && !validLinkName(name) {
 		return Errorf(ErrXML, "Invalid bridge name '%s' in network '%s'", n.Bridge.Name, n.Name)
@@ -157,7 +157,10 @@ func (n *Network) checkDomain() *Error {
 }
 
 func (n *Network) checkPortGroups() *Error {
-	fallback, names := "", map[string]bool{}
+	fallback, times := "", map[string]int{}
+	for _, g := range n.PortGroups {
+		times[g.Name]++
+	}
 	for _, g := range n.PortGroups {
 		if g.Default && fallback != "" {
 			return Errorf(ErrConfigUnsupported, "network '%s' has multiple default <portgroup> elements (%s and %s), but only one default is allowed",
@@ -166,10 +169,9 @@ func (n *Network) checkPortGroups() *Error {
 		if g.Default {
 			fallback = g.Name
 		}
-		if names[g.Name] {
+		if times[g.Name] > 1 {
 			return Errorf(ErrConfigUnsupported, "multiple <portgroup> elements with the same name (%s) in network '%s'", g.Name, n.Name)
 		}
-		names[g.Name] = true
 		if g.Bandwidth != nil && !n.Forward.Mode.OwnsBridge() && !n.hasHostBridge() {
 			return Errorf(ErrConfigUnsupported, "Unsupported <bandwidth> element in network '%s' in portgroup '%s' with forward mode='%s'",
 				n.Name, g.Name, n.Forward.Mode)

@@ -35,8 +35,14 @@ var utilities = []struct {
 }{
 	{"expecting root element of", domainXML}, {"invalid char in", domainXML},
 	{"range ", domainNone}, {"start of range ", domainNone}, {"end of range ", domainNone}, {"Network is already in use by interface ", domainNone},
-	{"Invalid value for attribute ", domainNone}, {"Missing mandatory average or floor ", domainNone},
-	{"floor attribute is not supported ", domainNone}, {"invalid \"trunk=", domainNone}, {"unknown virtualport type ", domainNone},
+	{"mismatch of address family in range ", domainNone}, {"bad prefix ", domainNone}, {"Cannot parse socket address ", domainNone},
+	{"Invalid value for attribute ", domainXML}, {"Missing required attribute ", domainXML}, {"Invalid PCI address ", domainNone},
+	{"Missing mandatory average or floor ", domainNone}, {"could not convert bandwidth ", domainNone}, {"Only one child <", domainNone},
+	{"'peak' and 'burst' require ", domainNone}, {"'floor' attribute allowed ", domainNone}, {"floor attribute is not supported ", domainNone},
+	{"classID attribute not supported ", domainNone}, {"missing tag id ", domainNone}, {"vlan tag id ", domainNone},
+	{"duplicate native vlan setting", domainNone}, {"invalid \"trunk=", domainNone}, {"invalid configuration in <vlan>", domainNone},
+	{"unknown virtualport type ", domainNone}, {"missing required virtualport type", domainNone}, {"cannot parse ", domainNone},
+	{"value of ", domainNone}, {"value for ", domainNone}, {"profileid parameter too long", domainNone}, {"extra ", domainNone},
 }
 
 // noSupport refuses a function of libvirt's API that the driver does not have.
