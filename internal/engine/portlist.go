@@ -103,8 +103,24 @@ func (e *Engine) currentPorts(n *network) []port {
 	return n.ports
 }
 
-// show needs n.busy.
+// show is the port with what was counted of it. It needs n.busy.
 func (e *Engine) show(n *network, p port) Port {
+	s := e.outline(n, p)
+	if s.MTU == 0 {
+		return s
+	}
+	if c, err := e.Host.Counters(p.name); err == nil { // else it has just gone
+		s.FromGuest, s.ToGuest = c.In, c.Out
+	}
+	from, to := plan.PortDroppers(p.name)
+	s.FromGuest.AddDrops(e.dropped(from))
+	s.ToGuest.AddDrops(e.dropped(to))
+	return s
+}
+
+// outline is the port without what was counted of it, which the kernel would
+// have to be asked for. It needs n.busy.
+func (e *Engine) outline(n *network, p port) Port {
 	def := e.describe(n, p)
 	s := Port{UUID: p.def.UUID, Link: p.name, Origin: OriginForeign, Group: p.def.Group, MAC: p.def.MAC, Declared: p.declared, Def: def}
 	switch {
@@ -122,12 +138,6 @@ func (e *Engine) show(n *network, p port) Port {
 	}
 	s.MTU = l.MTU
 	s.Active = n.live != nil && l.Master == n.live.Bridge.Name && (l.Master != "" || l.Up)
-	if c, err := e.Host.Counters(p.name); err == nil { // else it has just gone
-		s.FromGuest, s.ToGuest = c.In, c.Out
-	}
-	from, to := plan.PortDroppers(p.name)
-	s.FromGuest.AddDrops(e.dropped(from))
-	s.ToGuest.AddDrops(e.dropped(to))
 	return s
 }
 

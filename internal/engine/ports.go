@@ -189,6 +189,7 @@ func (e *Engine) notePorts(n *network, def *netdef.Network) {
 // its network say, where it says nothing itself. It outlives the daemon, and
 // stops and starts of its network, but not the host's end; that of an existing
 // link ends with the link. To plug a link in again replaces what was said of it.
+// What is returned of the port has no counters.
 func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) (made Port, err error) {
 	if spec.Tap != nil {
 		if err := checkLinkName(spec.Tap.Name); err != nil {
@@ -225,7 +226,7 @@ func (e *Engine) CreatePort(ctx context.Context, id netdef.UUID, spec PortSpec) 
 	if err != nil {
 		return Port{}, err
 	}
-	return e.show(n, p), nil
+	return e.outline(n, p), nil
 }
 
 // admitPort asks the hooks whether a new port may stay.
@@ -450,6 +451,9 @@ func (e *Engine) useLink(n *network, p *port, known []port, link string) error {
 		p.def.UUID = known[i].def.UUID
 	}
 	p.plugged, p.name, p.index, p.mac = true, l.Name, l.Index, l.MAC
+	if p.routed == nil {
+		p.mac = plan.PortMAC // as it is about to have
+	}
 	return nil
 }
 

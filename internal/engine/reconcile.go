@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -45,7 +46,7 @@ func (e *Engine) transition(ctx context.Context, n *network, next plan.Fragment)
 		return nil, err
 	}
 	ops, err := e.carryOut(ctx, old, next)
-	if err == nil && len(ops) > 0 {
+	if err == nil && len(ops) > 0 && e.Log.Enabled(ctx, slog.LevelDebug) {
 		e.Log.Debug("applied", "network", n.name, "operations", hoststate.FormatOps(ops))
 	}
 

@@ -90,7 +90,7 @@ const (
 	missesAtEnd = 3
 )
 
-var linkName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,14}$`)
+var linkName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,14}$`) })
 
 // CreateUplink puts a bridge in front of a network card: what the host has on
 // the card moves to the bridge in one step. If then somebody who is needed does
@@ -175,7 +175,7 @@ func (e *Engine) checkUplink(spec UplinkSpec) error {
 	invalid := func(format string, args ...any) error {
 		return netdef.Errorf(netdef.ErrOperationInvalid, format, args...)
 	}
-	if !linkName.MatchString(spec.Bridge) {
+	if !linkName().MatchString(spec.Bridge) {
 		return netdef.Errorf(netdef.ErrInvalidArg, "'%s' is no name of a bridge: up to 15 letters, digits, and ._:-", spec.Bridge)
 	}
 	if r, known := e.uplinkOf(spec.Bridge); known {
@@ -197,7 +197,7 @@ func (e *Engine) checkUplink(spec UplinkSpec) error {
 	switch {
 	case !exists:
 		return invalid("there is no network card %s", spec.NIC)
-	case !linkName.MatchString(spec.NIC):
+	case !linkName().MatchString(spec.NIC):
 		return invalid("the card's name %q is more than what the files of network managers can hold", spec.NIC)
 	case nic.Master != "":
 		return invalid("%s is a port of %s already", spec.NIC, nic.Master)

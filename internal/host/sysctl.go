@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"viaduct/internal/hoststate"
 )
 
@@ -54,21 +56,7 @@ func applySysctl(op hoststate.Op) error {
 	if have, err := readSysctl(s.Name); err == nil && have == s.Value {
 		return nil
 	}
-	f, err := os.OpenFile(sysctlRoot+s.Name, os.O_WRONLY, 0)
-	if err != nil {
-		return cause(err)
-	}
-	_, err = f.WriteString(s.Value)
-	return cause(errors.Join(err, f.Close()))
-}
-
-// cause takes the path off a file error: the operation names it already.
-func cause(err error) error {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
-		return pathErr.Err
-	}
-	return err
+	return writeProc(sysctlRoot+s.Name, s.Value)
 }
 
 // readSysctl returns a value with single spaces between its parts. Where the
@@ -77,13 +65,49 @@ func readSysctl(name string) (string, error) {
 	if !fs.ValidPath(name) {
 		return "", fmt.Errorf("read sysctl %q: not a path", name)
 	}
-	b, err := os.ReadFile(sysctlRoot + name)
+	b, err := readProc(sysctlRoot + name)
 	if err != nil && strings.HasSuffix(name, "/disable_ipv6") {
 		if _, err := os.Stat(sysctlRoot + "net/ipv6"); errors.Is(err, fs.ErrNotExist) {
 			return "1", nil
 		}
 	}
 	return strings.Join(strings.Fields(string(b)), " "), err
+}
+
+// readProc reads a small file of the kernel's, which is all there at once. A
+// change of a port looks at many of them, and what [os.ReadFile] does beside,
+// for files that one has to wait for, takes longer than that.
+func readProc(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 128)
+	for {
+		n, err := unix.Read(fd, b)
+		switch {
+		case err == nil && n == len(b): // there may be more
+			return os.ReadFile(path)
+		case err == nil:
+			return b[:n], nil
+		case err != unix.EINTR:
+			return nil, err
+		}
+	}
+}
+
+// writeProc writes such a file.
+func writeProc(path, value string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	for {
+		if _, err = unix.Write(fd, []byte(value)); err != unix.EINTR {
+			return errors.Join(err, unix.Close(fd))
+		}
+	}
 }
 
 // sysctlLink is the link that a setting belongs to: "virbr0" for

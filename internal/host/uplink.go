@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -389,8 +388,8 @@ func setHeld(link, name, value string) error {
 	if have, err := readSysctl(path); err != nil || have == value {
 		return nil
 	}
-	if err := os.WriteFile(sysctlRoot+path, []byte(value), 0); err != nil {
-		return fmt.Errorf("set %s to %s: %w", path, value, cause(err))
+	if err := writeProc(sysctlRoot+path, value); err != nil {
+		return fmt.Errorf("set %s to %s: %w", path, value, err)
 	}
 	return nil
 }

@@ -84,41 +84,53 @@ var removalRank = [...]int{
 // gets another name does so when the rules for that are there.
 func SortOps(ops []Op) {
 	left := leftBridges(ops)
-	relieved := func(o Op) bool { return o.Verb == Delete && o.Key().Kind == KindLinkUp && left[o.Key().Name] }
-	phase := func(o Op) int {
+	relieved := func(o Op, k Key) bool { return o.Verb == Delete && k.Kind == KindLinkUp && left[k.Name] }
+	phase := func(o Op, k Key) int {
 		switch {
-		case o.Verb != Delete, relieved(o):
+		case o.Verb != Delete, relieved(o, k):
 			return 1
-		case o.Key().Kind == KindLinkUp, o.Key().Kind == KindService:
+		case k.Kind == KindLinkUp, k.Kind == KindService:
 			return 0
 		default:
 			return 2
 		}
 	}
-	rank := func(o Op) int {
+	rank := func(o Op, k Key) int {
 		switch {
 		case o.Renames():
 			return 2*int(KindElement) + 1
-		case relieved(o):
+		case relieved(o, k):
 			return 2*int(KindMember) + 1
 		case o.Verb == Delete:
-			return removalRank[o.Key().Kind]
+			return removalRank[k.Kind]
 		}
-		return 2 * int(o.Key().Kind)
+		return 2 * int(k.Kind)
 	}
 	// The kernel drops what a host learned as a host when it becomes a router,
 	// so the settings that keep it come before those that forward.
-	forwards := func(o Op) int {
-		name := o.Key().Name
-		if o.Key().Kind == KindSysctl && (strings.HasSuffix(name, "/forwarding") || strings.HasSuffix(name, "/ip_forward")) {
+	forwards := func(k Key) int {
+		if k.Kind == KindSysctl && (strings.HasSuffix(k.Name, "/forwarding") || strings.HasSuffix(k.Name, "/ip_forward")) {
 			return 1
 		}
 		return 0
 	}
-	slices.SortStableFunc(ops, func(a, b Op) int {
-		return cmp.Or(cmp.Compare(phase(a), phase(b)), cmp.Compare(rank(a), rank(b)), cmp.Compare(forwards(a), forwards(b)),
-			cmp.Compare(a.Key().Name, b.Key().Name))
+	// To make an object's key takes longer than to compare two.
+	type place struct {
+		op                    Op
+		phase, rank, forwards int
+		name                  string
+	}
+	places := make([]place, len(ops))
+	for i, o := range ops {
+		k := o.Key()
+		places[i] = place{o, phase(o, k), rank(o, k), forwards(k), k.Name}
+	}
+	slices.SortStableFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.phase, b.phase), cmp.Compare(a.rank, b.rank), cmp.Compare(a.forwards, b.forwards), cmp.Compare(a.name, b.name))
 	})
+	for i, p := range places {
+		ops[i] = p.op
+	}
 }
 
 // leftBridges are the bridges of which ports move to another one.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode"
 )
 
@@ -173,7 +174,7 @@ func (p *domParser) start(t xml.StartElement, line int) error {
 		}
 		value := a.Value
 		if !p.verbatim && !p.inMetadata() {
-			if !blankReference.Match(p.tag) {
+			if !blankReference().Match(p.tag) {
 				value = strings.Map(blankToSpace, value)
 			}
 			if i := strings.IndexFunc(value, unicode.IsControl); i >= 0 {
@@ -253,7 +254,7 @@ func rawName(n xml.Name) string {
 
 // blankReference finds a tab or an end of line that somebody wrote as a
 // number, which the normalisation of attribute values would leave alone.
-var blankReference = regexp.MustCompile(`&#(0*(9|10|13)|x0*(9|[aA]|[dD]));`)
+var blankReference = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`&#(0*(9|10|13)|x0*(9|[aA]|[dD]));`) })
 
 // blankToSpace is XML's normalisation of attribute values (section 3.3.3),
 // which encoding/xml leaves to its caller.
@@ -265,7 +266,7 @@ func blankToSpace(r rune) rune {
 }
 
 // tagName finds the name of a tag that has only begun.
-var tagName = regexp.MustCompile(`^<([^\s/>]+)`)
+var tagName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^<([^\s/>]+)`) })
 
 // decoderError says in libxml's words, as far as they are known, what is wrong.
 func (p *domParser) decoderError(err error) *Error {
@@ -273,7 +274,7 @@ func (p *domParser) decoderError(err error) *Error {
 	if !errors.As(err, &syntax) {
 		return p.syntaxError(strings.TrimPrefix(err.Error(), "xml: "))
 	}
-	if name := tagName.FindSubmatch(p.tag); name != nil && int(p.dec.InputOffset()) >= len(p.data) {
+	if name := tagName().FindSubmatch(p.tag); name != nil && int(p.dec.InputOffset()) >= len(p.data) {
 		return p.errorAt(len(p.data)+1, fmt.Sprintf("Couldn't find end of Start Tag %s line %d", name[1], syntax.Line))
 	}
 	return p.syntaxError(syntax.Msg)

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // MetadataType says which of the texts that people attach to a network is
@@ -67,7 +68,9 @@ func (n *Network) metadataIndex(uri string) int {
 }
 
 // prefixes are what XML takes for one (NCName), as far as ASCII goes.
-var prefixes = regexp.MustCompile(`^[A-Za-z_\x{80}-\x{10ffff}][\w.\x{80}-\x{10ffff}-]*$`)
+var prefixes = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z_\x{80}-\x{10ffff}][\w.\x{80}-\x{10ffff}-]*$`)
+})
 
 // WithMetadata is a copy of the network in which one of its texts is another;
 // an empty one is removed. An element is XML, whose elements without a
@@ -112,7 +115,7 @@ func inNamespace(data []byte, key, uri string) (Node, error) {
 	if err != nil {
 		return Node{}, err
 	}
-	if !prefixes.MatchString(key) {
+	if !prefixes().MatchString(key) {
 		return Node{}, Errorf(ErrInternal, "failed to validate prefix for a new XML namespace")
 	}
 	if root.has("xmlns", key) || key == "xml" || key == "xmlns" {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // shape is what an element may have in libvirt's schema: which attributes, which
@@ -41,55 +42,57 @@ func of(attrs string, children ...map[string]child) *shape {
 func one(name string, s *shape) map[string]child  { return map[string]child{name: {s, false}} }
 func many(name string, s *shape) map[string]child { return map[string]child{name: {s, true}} }
 
-var (
-	textShape      = &shape{text: true}
-	bandwidthShape = of("classID", one("inbound", of("average peak burst floor")), one("outbound", of("average peak burst")))
-	vlanShape      = of("trunk", many("tag", of("id nativeMode")))
-	vportShape     = of("type", one("parameters", of("managerid typeid typeidversion instanceid profileid interfaceid")))
-	pciAttrs       = "type domain bus slot function multifunction"
-	leaseShape     = of("expiry unit")
-	driverShape    = of("name model")
-)
-
-// networkShape and portShape are libvirt's schemas network.rng and networkport.rng.
-var (
-	networkShape = func() *shape {
-		forward := of("dev mode managed",
-			one("driver", driverShape),
-			one("nat", of("ipv6", one("address", of("start end")), one("port", of("start end")))),
-			many("interface", of("dev connections")), many("address", of(pciAttrs+" connections")), many("pf", of("dev")))
-		forward.silent = true
-		s := of("ipv6 trustGuestRxFilters connections",
-			one("name", textShape), one("uuid", textShape), one("title", textShape), one("description", textShape),
-			one("metadata", &shape{any: true}), one("forward", forward),
-			one("bridge", of("name zone stp delay macTableManager")), one("mtu", of("size")), one("mac", of("address")),
-			one("domain", of("name localOnly register")),
-			one("dns", of("enable forwardPlainNames", many("forwarder", of("addr domain port")), many("txt", of("name value")),
-				many("srv", of("name service protocol domain target port priority weight")), many("host", of("ip", many("hostname", textShape))))),
-			one("vlan", vlanShape), one("bandwidth", bandwidthShape), one("port", of("isolated")),
-			many("ip", of("family address netmask prefix localPtr", one("tftp", of("root")),
-				one("dhcp", of("", many("range", of("start end", one("lease", leaseShape))),
-					many("host", of("id mac name ip", one("lease", leaseShape))), one("bootp", of("file server")))))),
-			many("route", of("family address netmask prefix gateway metric")), one("virtualport", vportShape),
-			many("portgroup", of("name default trustGuestRxFilters", one("virtualport", vportShape), one("vlan", vlanShape), one("bandwidth", bandwidthShape))),
-			one(dnsmasqSpace+" options", of("", many(dnsmasqSpace+" option", of("value")))))
-		s.needs = "name"
-		return s
-	}()
-	portShape = of("",
-		one("uuid", textShape), one("owner", of("", one("name", textShape), one("uuid", textShape))), one("group", textShape),
-		one("mac", of("address")), one("virtualport", vportShape), one("bandwidth", bandwidthShape), one("vlan", vlanShape),
+// schemas are libvirt's network.rng and networkport.rng. They are made when they
+// are first needed: the program starts for every interface of a Xen guest.
+var schemas = sync.OnceValues(func() (network, port *shape) {
+	const pciAttrs = "type domain bus slot function multifunction"
+	text := &shape{text: true}
+	bandwidth := of("classID", one("inbound", of("average peak burst floor")), one("outbound", of("average peak burst")))
+	vlan := of("trunk", many("tag", of("id nativeMode")))
+	vport := of("type", one("parameters", of("managerid typeid typeidversion instanceid profileid interfaceid")))
+	lease := of("expiry unit")
+	driver := of("name model")
+	forward := of("dev mode managed",
+		one("driver", driver),
+		one("nat", of("ipv6", one("address", of("start end")), one("port", of("start end")))),
+		many("interface", of("dev connections")), many("address", of(pciAttrs+" connections")), many("pf", of("dev")))
+	forward.silent = true
+	network = of("ipv6 trustGuestRxFilters connections",
+		one("name", text), one("uuid", text), one("title", text), one("description", text),
+		one("metadata", &shape{any: true}), one("forward", forward),
+		one("bridge", of("name zone stp delay macTableManager")), one("mtu", of("size")), one("mac", of("address")),
+		one("domain", of("name localOnly register")),
+		one("dns", of("enable forwardPlainNames", many("forwarder", of("addr domain port")), many("txt", of("name value")),
+			many("srv", of("name service protocol domain target port priority weight")), many("host", of("ip", many("hostname", text))))),
+		one("vlan", vlan), one("bandwidth", bandwidth), one("port", of("isolated")),
+		many("ip", of("family address netmask prefix localPtr", one("tftp", of("root")),
+			one("dhcp", of("", many("range", of("start end", one("lease", lease))),
+				many("host", of("id mac name ip", one("lease", lease))), one("bootp", of("file server")))))),
+		many("route", of("family address netmask prefix gateway metric")), one("virtualport", vport),
+		many("portgroup", of("name default trustGuestRxFilters", one("virtualport", vport), one("vlan", vlan), one("bandwidth", bandwidth))),
+		one(dnsmasqSpace+" options", of("", many(dnsmasqSpace+" option", of("value")))))
+	network.needs = "name"
+	port = of("",
+		one("uuid", text), one("owner", of("", one("name", text), one("uuid", text))), one("group", text),
+		one("mac", of("address")), one("virtualport", vport), one("bandwidth", bandwidth), one("vlan", vlan),
 		one("port", of("isolated")), one("rxfilters", of("trustGuest")),
-		one("plug", of("type bridge macTableManager dev mode managed", one("driver", driverShape), one("address", of(pciAttrs)))))
-)
+		one("plug", of("type bridge macTableManager dev mode managed", one("driver", driver), one("address", of(pciAttrs)))))
+	return network, port
+})
 
 // ValidateNetwork refuses a definition with elements or attributes that libvirt's
 // schema does not know, which Parse passes over. One that cannot be read at all
 // is left to Parse.
-func ValidateNetwork(data []byte) error { return validate(data, "network", networkShape) }
+func ValidateNetwork(data []byte) error {
+	network, _ := schemas()
+	return validate(data, "network", network)
+}
 
 // ValidatePort is ValidateNetwork for a port.
-func ValidatePort(data []byte) error { return validate(data, "networkport", portShape) }
+func ValidatePort(data []byte) error {
+	_, port := schemas()
+	return validate(data, "networkport", port)
+}
 
 func validate(data []byte, name string, s *shape) error {
 	root, err := parseDocument(data, "")

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // SettingsSpace is the namespace of what a network of Viaduct's has and
@@ -89,14 +90,55 @@ var settingElements = map[string]func(r *reader, e *element, s *Settings){
 	},
 }
 
-// Settings reads the network's own element of <metadata>.
+// Settings reads the network's own element of <metadata>. What the settings
+// point to is not to be changed.
 func (n *Network) Settings() (Settings, error) {
-	var s Settings
 	i := n.metadataIndex(SettingsSpace)
 	if i < 0 {
+		return Settings{}, nil
+	}
+	text := n.Metadata[i].XML
+	if s, ok := readBefore.get(text); ok {
 		return s, nil
 	}
-	root, err := parseForeign([]byte(n.Metadata[i].XML), "(metadata_xml)")
+	s, err := n.readSettings(text)
+	if err == nil {
+		readBefore.put(text, s)
+	}
+	return s, err
+}
+
+// readBefore are settings by their XML. One change of one port asks ten times
+// for those of its network.
+var readBefore settingsCache
+
+type settingsCache struct {
+	mu     sync.Mutex
+	byText map[string]Settings
+}
+
+// maxCached bounds how many settings are kept: most networks have none.
+const maxCached = 256
+
+func (c *settingsCache) get(text string) (Settings, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.byText[text]
+	return s, ok
+}
+
+func (c *settingsCache) put(text string, s Settings) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byText == nil || len(c.byText) >= maxCached {
+		c.byText = map[string]Settings{}
+	}
+	c.byText[text] = s
+}
+
+func (n *Network) readSettings(text string) (Settings, error) {
+	var s Settings
+	root, err := parseForeign([]byte(text), "(metadata_xml)")
 	if err != nil {
 		return s, err
 	}

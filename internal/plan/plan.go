@@ -90,10 +90,10 @@ type Tap struct {
 	Plug netdef.Plug
 }
 
-// portMAC is the address of the host's end of a link that Viaduct plugs: of all
+// PortMAC is the address of the host's end of a link that Viaduct plugs: of all
 // addresses the one that a bridge, or another program that chooses the lowest,
 // takes last. Xen's own scripts use it too.
-var portMAC = hoststate.MAC{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff}
+var PortMAC = hoststate.MAC{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 // Fragment is one network's part of the host.
 type Fragment struct {
@@ -232,7 +232,7 @@ func addPorts(f *Fragment, n *netdef.Network, facts Facts) {
 		}
 		member := hoststate.Member{Link: p.Link, Bridge: n.Bridge.Name}
 		if p.Plugged {
-			member.MAC = portMAC
+			member.MAC = PortMAC
 		}
 		f.Own.Add(member)
 		addPortMTU(f, n, p)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
@@ -118,7 +119,7 @@ func yamlOf(n ast.Node) (yamlValue, error) {
 	case *ast.LiteralNode:
 		return yamlValue{kind: yamlScalar, text: n.Value.Value, quoted: true}, nil
 	case *ast.StringNode:
-		return yamlValue{kind: yamlScalar, text: n.Value, quoted: n.Token.Type != token.StringType || !yamlBare.MatchString(n.Value)}, nil
+		return yamlValue{kind: yamlScalar, text: n.Value, quoted: n.Token.Type != token.StringType || !yamlBare().MatchString(n.Value)}, nil
 	case ast.ScalarNode:
 		return yamlValue{kind: yamlScalar, text: n.GetToken().Value}, nil
 	}
@@ -214,7 +215,7 @@ func (v yamlValue) meaning() any {
 	return v.text
 }
 
-var yamlBare = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$`)
+var yamlBare = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$`) })
 
 // inFlow is the value on one line.
 func (v yamlValue) inFlow() string {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // localTTL is for how many seconds our own records may be kept: not at all,
@@ -83,7 +84,7 @@ var distrusted = map[string]bool{"localhost": true, "wpad": true, "isatap": true
 // builtin are the routes that hold for every network: names that nobody else
 // can know about (RFC 6303, 6761, 7686, 9462). Names of a site, such as those
 // in test and home.arpa, are not among them, since the host's resolvers are the site's.
-var builtin = func() map[string]route {
+var builtin = sync.OnceValue(func() map[string]route {
 	loopback := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 	routes := map[string]route{
 		mustPack("localhost"): {sets: addrSets(loopback)},
@@ -104,7 +105,7 @@ var builtin = func() map[string]route {
 		routes[reverseWire(a)] = route{sets: []rrset{ptrSet(mustPack("localhost"))}}
 	}
 	return routes
-}()
+})
 
 // mustPack is packName for names that are made of what has been checked.
 func mustPack(name string) string {
@@ -486,7 +487,7 @@ func (z *zone) route(name []byte) route {
 		if r, ok := z.routes[string(rest)]; ok {
 			return r
 		}
-		if r, ok := builtin[string(rest)]; ok {
+		if r, ok := builtin()[string(rest)]; ok {
 			return r
 		}
 	}

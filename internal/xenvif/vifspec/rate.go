@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Rate is what a guest may send, as Linux' netback counts it: so many octets in
@@ -20,8 +21,8 @@ type Rate struct {
 const defaultInterval = 50_000
 
 var (
-	rateForm     = regexp.MustCompile(`^[0-9]+[GMK]?[Bb]/s$`)
-	intervalForm = regexp.MustCompile(`^[0-9]+[mu]?s?$`)
+	rateForm     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9]+[GMK]?[Bb]/s$`) })
+	intervalForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9]+[mu]?s?$`) })
 )
 
 // ParseRate reads the value of rate=, RATE[@INTERVAL], as xl does
@@ -52,7 +53,7 @@ func ParseRate(text string) (Rate, error) {
 var multiples = map[byte]uint64{'K': 1e3, 'M': 1e6, 'G': 1e9}
 
 func parseBytesPerSecond(text string) (uint64, error) {
-	if !rateForm.MatchString(text) {
+	if !rateForm().MatchString(text) {
 		return 0, fmt.Errorf("invalid rate in `%s'", text)
 	}
 	n, unit, ok := leadingNumber(text)
@@ -69,7 +70,7 @@ func parseBytesPerSecond(text string) (uint64, error) {
 }
 
 func parseInterval(text string) (uint64, error) {
-	if !intervalForm.MatchString(text) {
+	if !intervalForm().MatchString(text) {
 		return 0, fmt.Errorf("invalid replenishment interval in `%s'", text)
 	}
 	n, unit, ok := leadingNumber(text)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // OVS is what bridge= means to Xen's vif-openvswitch: NAME[.TAG][:TRUNK...].
@@ -13,11 +14,11 @@ type OVS struct {
 	Trunks []string
 }
 
-var ovsForm = regexp.MustCompile(`^([^.:]+)(?:\.([0-9]+))?((?::[0-9]+)*)$`)
+var ovsForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([^.:]+)(?:\.([0-9]+))?((?::[0-9]+)*)$`) })
 
 // ParseOVS reads bridge= as vif-openvswitch does.
 func ParseOVS(text string) (OVS, error) {
-	m := ovsForm.FindStringSubmatch(text)
+	m := ovsForm().FindStringSubmatch(text)
 	if m == nil {
 		return OVS{}, fmt.Errorf("'%s' is no bridge of Open vSwitch: NAME[.TAG][:TRUNK...]", text)
 	}
