@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -181,7 +182,7 @@ func (a *linkApplier) createBridge(b hoststate.Bridge) error {
 			e.Bytes(unix.IFLA_ADDRESS, b.MAC[:])
 		}
 		bridgeInfo(e, func(e *netlink.AttributeEncoder) {
-			e.Uint32(brForwardDelay, delayOf(b))
+			timesOf(e, b)
 			e.Uint32(brSTPState, flag(b.STP))
 			if b.VLANs {
 				e.Uint8(brVLANFiltering, 1)
@@ -197,6 +198,17 @@ func delayOf(b hoststate.Bridge) uint32 {
 		return 0
 	}
 	return uint32(b.ForwardDelay)
+}
+
+// The times of the spanning tree protocol that the kernel gives new bridges, in
+// hundredths of a second (br_dev_setup).
+const defaultHelloTime, defaultMaxAge = 200, 2000
+
+// timesOf adds the times that a bridge is to have.
+func timesOf(e *netlink.AttributeEncoder, b hoststate.Bridge) {
+	e.Uint32(brForwardDelay, delayOf(b))
+	e.Uint32(brHelloTime, uint32(cmp.Or(b.HelloTime, defaultHelloTime)))
+	e.Uint32(brMaxAge, uint32(cmp.Or(b.MaxAge, defaultMaxAge)))
 }
 
 func flag(on bool) uint32 {
@@ -232,9 +244,10 @@ func (a *linkApplier) changeBridge(have link, b hoststate.Bridge) error {
 		}
 	}
 	var data func(*netlink.AttributeEncoder)
-	if stopSTP || have.stp != b.STP || have.forwardDelay != int(delayOf(b)) || have.filters != b.VLANs {
+	if stopSTP || have.stp != b.STP || have.forwardDelay != int(delayOf(b)) || have.filters != b.VLANs ||
+		have.helloTime != cmp.Or(b.HelloTime, defaultHelloTime) || have.maxAge != cmp.Or(b.MaxAge, defaultMaxAge) {
 		data = func(e *netlink.AttributeEncoder) {
-			e.Uint32(brForwardDelay, delayOf(b))
+			timesOf(e, b)
 			e.Uint32(brSTPState, flag(b.STP))
 			if have.filters != b.VLANs {
 				e.Uint8(brVLANFiltering, uint8(flag(b.VLANs)))
@@ -262,6 +275,7 @@ func (a *linkApplier) changeBridge(have link, b hoststate.Bridge) error {
 	a.mirror.now(func() {
 		if l, ok := a.mirror.links[have.index]; ok {
 			l.alias, l.group, l.stp, l.forwardDelay, l.filters = b.Alias, ownGroup, b.STP, int(delayOf(b)), b.VLANs
+			l.helloTime, l.maxAge = cmp.Or(b.HelloTime, defaultHelloTime), cmp.Or(b.MaxAge, defaultMaxAge)
 			a.mirror.setLink(l)
 		}
 	})

@@ -35,6 +35,9 @@ func TestBridgeChanges(t *testing.T) {
 		{"stp on", with(func(b *hoststate.Bridge) { b.STP, b.ForwardDelay = true, 200 })},
 		{"slower", with(func(b *hoststate.Bridge) { b.STP, b.ForwardDelay = true, 3000 })},
 		{"stp off", with(func(*hoststate.Bridge) {})},
+		{"other times", with(func(b *hoststate.Bridge) { b.HelloTime, b.MaxAge = 100, 1200 })},
+		{"other times with stp", with(func(b *hoststate.Bridge) { b.STP, b.ForwardDelay, b.MaxAge = true, 200, 600 })},
+		{"the kernel's times", with(func(*hoststate.Bridge) {})},
 		{"large mtu", with(func(b *hoststate.Bridge) { b.MTU = 9000 })},
 		{"small mtu", with(func(b *hoststate.Bridge) { b.MTU = 1280 })},
 		{"large mtu again", with(func(b *hoststate.Bridge) { b.MTU = 9000 })},
@@ -42,6 +45,7 @@ func TestBridgeChanges(t *testing.T) {
 		{"other mac", with(func(b *hoststate.Bridge) { b.MAC[5] = 77 })},
 		{"other alias", with(func(b *hoststate.Bridge) { b.Alias = "viaduct other" })},
 		{"all at once", with(func(b *hoststate.Bridge) { b.STP, b.ForwardDelay, b.MTU, b.MAC[5] = true, 400, 2000, 78 })},
+		{"times", with(func(b *hoststate.Bridge) { b.HelloTime = 1000 })},
 		{"and back", with(func(*hoststate.Bridge) {})},
 	}
 	for _, up := range []string{"down", "up"} {

@@ -38,6 +38,12 @@ func (l link) bridge() hoststate.Bridge {
 	if b.STP {
 		b.ForwardDelay = l.forwardDelay
 	}
+	if l.helloTime != defaultHelloTime {
+		b.HelloTime = l.helloTime
+	}
+	if l.maxAge != defaultMaxAge {
+		b.MaxAge = l.maxAge
+	}
 	return b
 }
 

@@ -18,6 +18,8 @@ const (
 	rtmsgLen  = 12 // sizeof(struct rtmsg)
 
 	brForwardDelay = 1 // IFLA_BR_FORWARD_DELAY
+	brHelloTime    = 2 // IFLA_BR_HELLO_TIME
+	brMaxAge       = 3 // IFLA_BR_MAX_AGE
 	brSTPState     = 5 // IFLA_BR_STP_STATE
 
 	tunOwner = 1 // IFLA_TUN_OWNER
@@ -40,7 +42,9 @@ type link struct {
 	up     bool
 	// Of a bridge only:
 	stp          bool
-	forwardDelay int  // hundredths of a second
+	forwardDelay int // hundredths of a second, as the next two
+	helloTime    int
+	maxAge       int
 	filters      bool // by VLAN
 	// knowsVLANs says that the kernel could filter by VLAN, and pvid is the VLAN
 	// that ports are in when they join.
@@ -139,6 +143,10 @@ func (l *link) decodeBridge(d *netlink.AttributeDecoder) error {
 		switch d.Type() {
 		case brForwardDelay:
 			l.forwardDelay = int(d.Uint32())
+		case brHelloTime:
+			l.helloTime = int(d.Uint32())
+		case brMaxAge:
+			l.maxAge = int(d.Uint32())
 		case brSTPState:
 			l.stp = d.Uint32() != 0
 		case brVLANFiltering:

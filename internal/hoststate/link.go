@@ -57,6 +57,9 @@ type Bridge struct {
 	STP bool
 	// ForwardDelay in hundredths of a second; only meaningful with STP.
 	ForwardDelay int
+	// HelloTime and MaxAge are the protocol's other times, in hundredths of a
+	// second; 0 for those that the kernel has by itself.
+	HelloTime, MaxAge int
 	// VLANs says that the bridge keeps the VLANs of its ports apart.
 	VLANs bool
 	// Rename says that a bridge of another name with the same alias becomes this
@@ -81,6 +84,12 @@ func (b Bridge) Text() string {
 		fmt.Fprintf(&s, " stp on delay %d.%02ds", b.ForwardDelay/100, b.ForwardDelay%100)
 	} else {
 		s.WriteString(" stp off")
+	}
+	if b.HelloTime != 0 {
+		fmt.Fprintf(&s, " hello %d.%02ds", b.HelloTime/100, b.HelloTime%100)
+	}
+	if b.MaxAge != 0 {
+		fmt.Fprintf(&s, " max age %d.%02ds", b.MaxAge/100, b.MaxAge%100)
 	}
 	if b.VLANs {
 		s.WriteString(" vlans on")

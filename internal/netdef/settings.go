@@ -3,6 +3,7 @@ package netdef
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -41,6 +42,9 @@ type Settings struct {
 	// Pass lets what goes from port to port of a bridge of the host's past the
 	// firewalls of others, which see it where bridge-nf-call-iptables is set.
 	Pass bool
+	// HelloTime and MaxAge are times of the spanning tree protocol on the
+	// network's bridge (IEEE 802.1D), in seconds; 0 leaves them to the kernel.
+	HelloTime, MaxAge int
 	// Guard is that of all ports which have none of their own; nil for none.
 	Guard *Guard
 }
@@ -75,6 +79,9 @@ var settingElements = map[string]func(r *reader, e *element, s *Settings){
 	},
 	"rate": func(r *reader, e *element, s *Settings) {
 		s.EnforceRate = r.choice(e, "enforce", "no", "yes") == "yes"
+	},
+	"stp": func(r *reader, e *element, s *Settings) {
+		s.HelloTime, s.MaxAge = r.seconds(e, "hello", 1, 10), r.seconds(e, "max-age", 6, 40)
 	},
 	"pass": func(_ *reader, _ *element, s *Settings) { s.Pass = true },
 	"services": func(r *reader, e *element, s *Settings) {
@@ -208,6 +215,9 @@ func (n *Network) checkSettings() *Error {
 	case s.Pass && (n.Forward.Mode != ModeBridge || n.Bridge.Name == ""):
 		return Errorf(ErrConfigUnsupported, "<pass> in network '%s' has no meaning, since its guests are in no bridge of the host's", n.Name)
 	}
+	if s.HelloTime+s.MaxAge > 0 && (s.Routed || !n.Forward.Mode.OwnsBridge()) {
+		return Errorf(ErrConfigUnsupported, "<stp> in network '%s' has no meaning, since it has no bridge of its own", n.Name)
+	}
 	if err := n.checkInbound(s); err != nil {
 		return err
 	}
@@ -221,6 +231,18 @@ func (n *Network) checkSettings() *Error {
 		return Errorf(ErrConfigUnsupported, "the host cannot answer on '%s' for guests of network '%s', which is forwarded by '%s' alone", s.Answer, n.Name, n.Forward.Dev())
 	}
 	return nil
+}
+
+// seconds is an attribute with a time between two others; 0 if it is absent.
+func (r *reader) seconds(e *element, name string, least, most int) int {
+	text, given := e.lookup(name)
+	if !given {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	r.refuse(err != nil || n < least || n > most, e, ErrXML,
+		"Invalid value '%s' of attribute '%s' in element '%s': it is a number of seconds from %d to %d", text, name, e.qname(), least, most)
+	return n
 }
 
 // prefix is an attribute with a network or an address; invalid if it is absent.

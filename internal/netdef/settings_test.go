@@ -19,6 +19,8 @@ func TestSettings(t *testing.T) {
 		{"", Settings{}, ""},
 		{"<v:ports layout='routed'/>", Settings{Routed: true}, ""},
 		{"<v:ports/>", Settings{}, ""},
+		{"<v:stp hello='2' max-age='12'/>", Settings{HelloTime: 2, MaxAge: 12}, ""},
+		{"<v:stp max-age='5'/>", Settings{}, "Invalid value '5' of attribute 'max-age' in element 'v:stp': it is a number of seconds from 6 to 40"},
 		{"<v:services backend='dnsmasq'/>", Settings{Backend: BackendDnsmasq}, ""},
 		{"<v:answer dev=''/>", Settings{}, "dev"},
 		{"<v:services backend='bind'/>", Settings{}, "bind"},

@@ -189,6 +189,8 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		MTU:          n.MTU,
 		STP:          stp,
 		ForwardDelay: forwardDelay(n, stp),
+		HelloTime:    100 * settings.HelloTime,
+		MaxAge:       100 * settings.MaxAge,
 		Rename:       facts.LiveRename && (n.Bandwidth == nil || n.Bandwidth.Outbound == nil),
 		VLANs:        filtersVLANs(n, facts),
 	}, hoststate.LinkUp{Link: bridge})

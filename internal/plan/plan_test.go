@@ -81,7 +81,7 @@ var networks = []struct {
 		<v:inbound to='192.0.2.9' protocol='icmp'/><v:inbound to='192.0.2.16/28' allow='no'/><v:inbound to='2001:db8::9' protocol='udp' port='5000-5010'/></v:settings></metadata>
 		<forward mode='route' dev='eth0'/><bridge name='virbr0' stp='off'/><mac address='52:54:00:01:02:03'/><dns enable='no'/>
 		<ip address='192.0.2.1' prefix='24'/><ip family='ipv6' address='2001:db8::1' prefix='64'/></network>`},
-	{name: "nat-real-stp", xml: head + `<forward mode='nat'/><bridge name='virbr0' delay='4'/><mac address='52:54:00:01:02:03'/>
+	{name: "nat-real-stp", xml: head + strings.TrimSuffix(routedPorts, "<v:ports layout='routed'/>") + `<v:stp hello='1' max-age='12'/></v:settings></metadata><forward mode='nat'/><bridge name='virbr0' delay='4'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`},
 	{name: "nat-wire", xml: head + `<forward mode='nat'/><bridge name='virbr0'/><mac address='52:54:00:01:02:03'/>
 		<ip address='192.168.122.1' prefix='24'/></network>`,
