@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -208,5 +210,25 @@ func TestVirtualFunctionPool(t *testing.T) {
 	if _, err := r.Define(ctx, []byte(whole)); err == nil ||
 		!strings.Contains(err.Error(), "device '/sys/bus/pci/devices/0000:03:00.0' in network 'whole' is not an SR-IOV Virtual Function") {
 		t.Errorf("a device that is no virtual function: %v", err)
+	}
+}
+
+// Networks that route to their guests may share an address of the host's, which
+// each of the guests has for its gateway at the end of its own link.
+func TestRoutedNetworksShareTheGateway(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t)
+	gateway := netip.MustParseAddr("192.0.2.2")
+	for n := range 3 {
+		i := r.define(fmt.Sprintf(`<network><name>far%d</name><metadata><v:settings xmlns:v='urn:viaduct:settings:1'><v:ports layout='routed'/></v:settings></metadata>
+			<forward mode='nat' dev='eth%d'/></network>`, n, n))
+		r.must(r.Start(ctx, i.UUID))
+		link := fmt.Sprintf("vif%d.0", n)
+		r.host.Stock.Links = append(r.host.Stock.Links, host.Link{Index: 50 + n, Name: link})
+		guest := netip.AddrFrom4([4]byte{192, 0, 2, byte(60 + n)})
+		r.must(r.create(i, PortSpec{Link: link, Routed: &netdef.Routed{Addresses: []netip.Prefix{netip.PrefixFrom(guest, 32)}, Gateways: []netip.Addr{gateway}}}))
+		if _, has := r.host.State()[hoststate.Address{Link: link, Prefix: netip.PrefixFrom(gateway, 32)}.Key()]; !has {
+			t.Errorf("%s has no gateway:\n%s", link, r.text())
+		}
 	}
 }

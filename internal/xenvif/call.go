@@ -119,6 +119,16 @@ func (s Script) call() (call, error) {
 	return c, nil
 }
 
+// leaving is the call that takes back what this one has done.
+func (c call) leaving() call {
+	for name, command := range commands {
+		if command.kind == c.kind && command.leaves {
+			c.command = name
+		}
+	}
+	return c
+}
+
 // port is the UUID of the interface's port, which can be told from what libxl
 // says at its end too, when xenstore may have forgotten it.
 func (c call) port() netdef.UUID {

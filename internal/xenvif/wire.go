@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"viaduct/internal/xenvif/direct"
@@ -243,6 +244,29 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
+// errGone is what becomes of a script that has given up, or was killed: libxl
+// thinks that its guest has no network, so it must not have any.
+var errGone = errors.New("the script is gone")
+
+// gone reports whether there is nobody any more at the other end.
+func gone(c net.Conn) bool {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return false
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := false
+	err = raw.Read(func(fd uintptr) bool {
+		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		closed = n == 0 && err == nil || errors.Is(err, syscall.ECONNRESET)
+		return true
+	})
+	return closed || err != nil
+}
+
 // answer serves one script.
 func (s *Server) answer(c net.Conn) {
 	if c.SetReadDeadline(time.Now().Add(patience)) != nil {
@@ -250,14 +274,21 @@ func (s *Server) answer(c net.Conn) {
 	}
 	r, err := readRequest(c)
 	var a answer
-	if err != nil {
+	leaves := commands[r.command].leaves
+	switch {
+	case err != nil:
 		a.err = fmt.Errorf("the viaduct daemon does not understand its script, is one of them of another version? %w", err)
-	} else {
+	case !leaves && gone(c):
+		a.err = errGone
+	default:
 		a = s.Desk.do(r)
 	}
 	text, err := a.message()
 	if err == nil && c.SetWriteDeadline(time.Now().Add(patience)) == nil {
 		_, err = c.Write(text)
+	}
+	if err != nil && a.err == nil && !leaves {
+		err = errors.Join(errGone, s.Desk.do(request{call: r.call.leaving()}).err)
 	}
 	if err != nil || a.err != nil {
 		s.Log.Warn("a vif's script", "command", r.command, "link", r.link, "error", cmp.Or(a.err, err))

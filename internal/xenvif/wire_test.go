@@ -78,6 +78,24 @@ func FuzzMessages(f *testing.F) {
 	})
 }
 
+// connected are the two ends of a connection.
+func connected(t *testing.T) (here, there net.Conn) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if here, err = net.Dial("unix", l.Addr().String()); err == nil {
+		there, err = l.Accept()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { there.Close() })
+	return here, there
+}
+
 // A script and a daemon that are two programs.
 func TestServer(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "socket")
@@ -104,6 +122,28 @@ func TestServer(t *testing.T) {
 	if got.err != nil || got.mtu != 1400 || len(got.warnings) == 0 || p.in["vif5.0"] != id(1).String() {
 		t.Errorf("plugged %v, %+v", p.in, got)
 	}
+	// One that has given up before the daemon looks at it is left alone, and so
+	// is one that does before it is done.
+	gone := call{face: faceBridge, command: "online", kind: kindVif, link: "vif6.0", domain: 6}
+	text, err := request{call: gone, keys: map[string]string{"bridge": "lab"}}.message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, early := range []bool{true, false} {
+		here, there := connected(t)
+		here.Write(text)
+		p.creating = func() { here.Close() }
+		if early {
+			here.Close()
+			p.creating = func() { t.Error("a port is made for a script that left before") }
+		}
+		(&Server{Desk: Desk{p, noSettings}, Log: slog.New(slog.DiscardHandler)}).answer(there)
+		if p.in["vif6.0"] != "" {
+			t.Errorf("a script that left, early %v: its guest is plugged in", early)
+		}
+	}
+	p.creating = nil
+
 	vif.command = "offline"
 	if got := ask(request{call: vif}); got.err != nil || len(p.in) > 0 {
 		t.Errorf("plugged %v, %+v", p.in, got)

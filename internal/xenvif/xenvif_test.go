@@ -29,6 +29,7 @@ type ports struct {
 	in       map[string]string          // network UUID by link
 	specs    map[string]engine.PortSpec // by link
 	released []string
+	creating func() // is called by CreatePort
 	err      error
 }
 
@@ -68,6 +69,9 @@ func (p *ports) CreatePort(_ context.Context, id netdef.UUID, spec engine.PortSp
 	}
 	if p.specs == nil {
 		p.specs = map[string]engine.PortSpec{}
+	}
+	if p.creating != nil {
+		p.creating()
 	}
 	p.in[spec.Link], p.specs[spec.Link] = id.String(), spec
 	return engine.Port{UUID: spec.UUID, Link: spec.Link, MTU: 1400}, nil

@@ -287,7 +287,7 @@ func TestManyNICs(t *testing.T) {
 	g := x.NewGuest(lab.GuestOptions{Name: "guest5"})
 	var nics []*nic
 	for i := range 10 {
-		n := x.nic([]string{"vif-bridge", "vif-nat"}[i%2], 5, i, keys{"bridge": "lan"})
+		n := x.nic([]string{"vif-bridge", "vif-nat", "vif-bridge"}[i%3], 5, i, keys{"bridge": []string{"lan", "", "default"}[i%3]})
 		x.Connect(x.host.Node, n.link(), g.Node, fmt.Sprintf("eth%d", i), lab.WireOptions{MACB: n.mac()})
 		nics = append(nics, n)
 	}
@@ -302,8 +302,11 @@ func TestManyNICs(t *testing.T) {
 	}
 	for i := range nics {
 		link, own, gateway := fmt.Sprintf("eth%d", i), fmt.Sprintf("192.168.50.%d/24", 100+i), "192.168.50.1"
-		if i%2 == 1 {
+		switch i % 3 {
+		case 1:
 			own, gateway = fmt.Sprintf("10.0.5.%d/32", i+1), fmt.Sprintf("10.0.5.%d", i+128)
+		case 2:
+			own, gateway = fmt.Sprintf("192.168.122.%d/24", 100+i), "192.168.122.1"
 		}
 		x.in(g.Node, "ip addr add "+own+" dev "+link)
 		x.in(g.Node, "ip route replace "+gateway+" dev "+link)
