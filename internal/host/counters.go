@@ -60,15 +60,18 @@ const (
 	txErrors  = 5
 )
 
+// dropped is the reason of packets that a link did not take.
+const dropped = "dropped"
+
 var rxDrops = dropReasons{
 	total: rxErrors, other: "other error",
-	besides: map[int]string{6: "dropped", 23: "no handler"},
+	besides: map[int]string{6: dropped, 23: "no handler"},
 	errors:  map[int]string{10: "wrong length", 11: "overrun", 12: "wrong checksum", 13: "wrong alignment", 14: "queue full", 15: "missed"},
 }
 
 var txDrops = dropReasons{
 	total: txErrors, other: "other error",
-	besides: map[int]string{7: "dropped"},
+	besides: map[int]string{7: dropped},
 	errors:  map[int]string{16: "aborted", 17: "no carrier", 18: "queue full", 19: "no heartbeat", 20: "late collision"},
 }
 
@@ -122,14 +125,22 @@ func (h *kernelHost) Counters(name string) (Counters, error) {
 	if !ok {
 		return Counters{}, errVanished(name)
 	}
-	body, err := linkBody(l.Index, 0, 0, nil)
-	if err != nil {
-		return Counters{}, err
-	}
-	var c Counters
-	msgs, err := h.rtnl.get(unix.RTM_GETLINK, body)
+	c, err := h.rtnl.counters(l.Index)
 	if err != nil {
 		return c, fmt.Errorf("read counters of %s: %w", name, err)
+	}
+	return c, nil
+}
+
+// counters asks for those of one link.
+func (r *rtnl) counters(index int) (c Counters, err error) {
+	body, err := linkBody(index, 0, 0, nil)
+	if err != nil {
+		return c, err
+	}
+	msgs, err := r.get(unix.RTM_GETLINK, body)
+	if err != nil {
+		return c, err
 	}
 	for _, m := range msgs {
 		if len(m.Data) < ifinfoLen {

@@ -48,10 +48,6 @@ func renamed(observed hoststate.State, b hoststate.Bridge) hoststate.State {
 	if old.Name == "" {
 		return observed
 	}
-	// What shapes the incoming direction is a device that is named after the bridge.
-	if _, shaped := observed[hoststate.ShaperKey(old.Name, true)]; shaped {
-		return observed
-	}
 	state := make(hoststate.State, len(observed))
 	for _, o := range observed {
 		state.Add(hoststate.OnBridge(o, old.Name, b.Name))

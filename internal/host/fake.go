@@ -280,8 +280,6 @@ func isOf(o hoststate.Object, tap hoststate.Key) bool {
 		return hoststate.TapKey(o.Link) == tap
 	case hoststate.Station:
 		return hoststate.TapKey(o.Link) == tap
-	case hoststate.Shaper:
-		return (hoststate.TapKey(o.Link) == tap || hoststate.MacvtapKey(o.Link) == tap) && !o.Incoming
 	}
 	return false
 }

@@ -50,9 +50,6 @@ func (a *linkApplier) oneByOne() {}
 // contents implements container. It does not know the settings of a link.
 func (a *linkApplier) contents(k hoststate.Key) []hoststate.Op {
 	ops := a.mirror.restore(k.Name)
-	if s, ok := a.shapers.outgoing(k.Name); ok && k.Kind == hoststate.KindBridge {
-		ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: s})
-	}
 	if k.Kind == hoststate.KindBridge {
 		ops = append(ops, a.stations.of(k.Name)...)
 	}
@@ -88,7 +85,7 @@ func (a *linkApplier) apply(op hoststate.Op) error {
 	case hoststate.Address:
 		return a.applyAddress(op.Verb, o)
 	case hoststate.LinkUp:
-		return a.setUp(o.Link, op.Verb != hoststate.Delete)
+		return a.applyUp(op.Verb, o.Link)
 	case hoststate.Route:
 		return a.applyRoute(op.Verb, o)
 	case hoststate.Member:
@@ -306,6 +303,20 @@ func (a *linkApplier) deleteBridge(name string) error {
 	return allow(a.request(unix.RTM_DELLINK, 0, l.index, nil), unix.ENODEV)
 }
 
+// applyUp sets a link up or down, and gives it a place for filters as long as it
+// is up.
+func (a *linkApplier) applyUp(verb hoststate.Verb, name string) error {
+	up := verb != hoststate.Delete
+	if l, ok := a.mirror.link(name); ok && up {
+		_ = a.shapers.prepare(l.index) // a limit says so if that cannot be
+	}
+	err := a.setUp(name, up)
+	if l, ok := a.mirror.link(name); ok && !l.up && l.kind != kindBridge {
+		err = errors.Join(err, a.shapers.removePlace(l.index))
+	}
+	return err
+}
+
 func (a *linkApplier) setUp(name string, up bool) error {
 	l, ok := a.mirror.link(name)
 	switch {
@@ -356,6 +367,9 @@ func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error
 	if l.master == master {
 		return nil
 	}
+	if verb != hoststate.Delete {
+		_ = a.shapers.prepare(l.index) // as in applyUp
+	}
 	enslave := func(e *netlink.AttributeEncoder) { e.Uint32(unix.IFLA_MASTER, uint32(master)) }
 	if verb == hoststate.Delete && !bridge.ours() {
 		// The host's bridge stays up, and so a link that leaves it is taken
@@ -364,9 +378,14 @@ func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error
 		if err != nil {
 			return err
 		}
-		return allow(a.rtnl.do(unix.RTM_SETLINK, 0, body), unix.ENODEV)
+		err = allow(a.rtnl.do(unix.RTM_SETLINK, 0, body), unix.ENODEV)
+		return errors.Join(err, a.shapers.removePlace(l.index))
 	}
-	return a.request(unix.RTM_SETLINK, 0, l.index, enslave)
+	err := a.request(unix.RTM_SETLINK, 0, l.index, enslave)
+	if verb == hoststate.Delete {
+		err = errors.Join(err, a.shapers.removePlace(l.index))
+	}
+	return err
 }
 
 func (a *linkApplier) applyMTU(verb hoststate.Verb, m hoststate.LinkMTU) error {
@@ -392,7 +411,11 @@ func (a *linkApplier) renameUp(link, name string) error {
 	case l.kind != kindBridge || !l.ours():
 		return errNotOurs(l)
 	}
-	return a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) { e.String(unix.IFLA_IFNAME, name) })
+	err := a.request(unix.RTM_SETLINK, 0, l.index, func(e *netlink.AttributeEncoder) { e.String(unix.IFLA_IFNAME, name) })
+	if err != nil {
+		return err
+	}
+	return a.shapers.renameUp(link, name)
 }
 
 // LiveRename reports whether the kernel gives links another name while they are

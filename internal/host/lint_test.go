@@ -19,7 +19,7 @@ var dumpers = map[string]bool{
 // mayDump says why a function may after all.
 var mayDump = map[string]string{
 	"mirror.go reload":         "it goes by rtnl.dump",
-	"counters.go Counters":     "it asks for one link",
+	"counters.go counters":     "it asks for one link",
 	"proxy.go Observe":         "it goes by rtnl.dump, and lists proxies alone",
 	"held.go held":             "it goes by rtnl.dump, when a host's card is moved and no more often",
 	"answer.go neighbourState": "it goes by rtnl.dump, when a host's card is moved",

@@ -262,8 +262,8 @@ func (m *mirror) handle(typ, flags uint16, body []byte) {
 // another than before. That itself is not kept here, see shaperApplier.
 func (m *mirror) noteShaper(l link) {
 	m.changes.add(hoststate.ShaperKey(l.name, false), hoststate.ShaperKey(l.name, true))
-	if base, ok := l.shapes(); ok {
-		m.changes.add(hoststate.ShaperKey(base, true))
+	if key, ok := l.shapes(); ok {
+		m.changes.add(key)
 	}
 }
 
@@ -276,8 +276,8 @@ func (m *mirror) noteLink(l link) {
 	if l.kind == kindTap {
 		m.changes.add(hoststate.TapKey(l.name))
 	}
-	if base, ok := l.shapes(); ok {
-		m.changes.add(hoststate.ShaperKey(base, true))
+	if key, ok := l.shapes(); ok {
+		m.changes.add(key)
 	}
 	if l.kind == kindMacvtap {
 		m.changes.add(hoststate.MacvtapKey(l.name))

@@ -93,6 +93,96 @@ func lacksRedirect(release string) error {
 	return nil
 }
 
+// sideOf is where filters for one direction of a link are.
+func sideOf(incoming bool) uint32 {
+	if incoming {
+		return ingressSide
+	}
+	return egressSide
+}
+
+// prepare gives a link a place for filters, empty, which costs packets nothing.
+// To make one on a link that is up costs it the packets of that moment, so links
+// get theirs before their first limit: when they are set up or plugged in.
+func (a *shaperApplier) prepare(index int) error {
+	// Without a flag that asks for a new one the kernel leaves one that is there.
+	return a.rtnl.tc(unix.RTM_NEWQDISC, netlink.Create, tcObject{index: index, handle: ingressQdisc, parent: tcIngress, kind: kindFilters}, nil)
+}
+
+// prepared reports whether a link keeps its place for filters while it has no
+// limit. A bridge of the host's does not, nor what is down.
+func (l link) prepared() bool { return l.up && (l.kind != kindBridge || l.ours()) }
+
+// redirect looks for our filter on one direction of a link: whether there is
+// one, and whether it leads to that device.
+func (a *shaperApplier) redirect(index int, incoming bool, to int) (exists, right bool) {
+	filters, err := a.rtnl.tcList(unix.RTM_GETTFILTER, index, sideOf(incoming))
+	if err != nil {
+		return false, false
+	}
+	for _, f := range filters {
+		if f.info&0xffff0000 != shaperPrio {
+			continue
+		}
+		exists = true
+		if index, err := redirectsTo(f); err == nil && index == to {
+			right = true
+		}
+	}
+	return exists, right
+}
+
+func (a *shaperApplier) makeRedirect(l link, incoming bool, to int) error {
+	exists, right := a.redirect(l.index, incoming, to)
+	if right {
+		return nil
+	}
+	if err := a.prepare(l.index); err != nil {
+		// Another's ingress qdisc has no place for what goes out, but takes what is
+		// meant for that among what comes in.
+		if !errors.Is(err, unix.EINVAL) || !incoming {
+			return fmt.Errorf("make a place for filters on %s: %w", l.name, err)
+		}
+	}
+	o := tcObject{index: l.index, parent: sideOf(incoming), info: shaperPrio | uint32(networkOrder(unix.ETH_P_ALL)), kind: "u32"}
+	if exists { // it leads to a device that is gone
+		o.kind = ""
+		if err := a.rtnl.tc(unix.RTM_DELTFILTER, 0, o, nil); err != nil {
+			return err
+		}
+		o.kind = "u32"
+	}
+	if l.kind == kindBridge && incoming {
+		return a.makeBridgeRedirect(o, to)
+	}
+	return a.rtnl.tc(unix.RTM_NEWTFILTER, netlink.Create|netlink.Excl, o, redirectTo(to))
+}
+
+// removeRedirect removes our filter, and its place unless the link keeps that.
+func (a *shaperApplier) removeRedirect(l link, incoming bool) error {
+	if exists, _ := a.redirect(l.index, incoming, 0); !exists {
+		return nil
+	}
+	o := tcObject{index: l.index, parent: sideOf(incoming), info: shaperPrio | uint32(networkOrder(unix.ETH_P_ALL))}
+	err := allow(a.rtnl.tc(unix.RTM_DELTFILTER, 0, o, nil), unix.ENOENT, unix.ENODEV, unix.EINVAL)
+	if err != nil || l.prepared() {
+		return err
+	}
+	return a.removePlace(l.index)
+}
+
+// removePlace takes the place for filters from a link, unless there are any.
+func (a *shaperApplier) removePlace(index int) error {
+	for _, d := range directions {
+		filters, err := a.rtnl.tcList(unix.RTM_GETTFILTER, index, sideOf(d.incoming))
+		if err != nil || len(filters) > 0 {
+			return allow(err, unix.ENODEV, unix.EINVAL)
+		}
+	}
+	o := tcObject{index: index, handle: ingressQdisc, parent: tcIngress, kind: kindFilters}
+	return allow(a.rtnl.tc(unix.RTM_DELQDISC, 0, o, nil), unix.ENODEV, unix.ENOENT, unix.EINVAL)
+}
+
 // makeBridgeRedirect adds a filter with such a program to what comes in by a bridge.
 func (a *shaperApplier) makeBridgeRedirect(o tcObject, to int) error {
 	var system unix.Utsname

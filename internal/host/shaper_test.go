@@ -28,21 +28,20 @@ func tc(t testing.TB, args string) string {
 func TestShapers(t *testing.T) {
 	foreignLink(t, "vif1.0", "type veth peer name guest1")
 	h := openHost(t, Options{})
-	clean := tc(t, "qdisc show dev vif1.0")
 	out, in := testShaper("vif1.0", false), testShaper("vif1.0", true)
 	reach(t, h, nil, state(out, in))
-	if said := tc(t, "class show dev vif1.0"); !strings.Contains(said, "rate 8388Kbit ceil 16777Kbit burst 299999b") {
+	if said := tc(t, "class show dev ifbo-vif1.0"); !strings.Contains(said, "rate 8388Kbit ceil 16777Kbit burst 299999b") {
 		t.Errorf("classes are\n%s", said)
 	}
-	leaf := tc(t, "qdisc show dev ifb-vif1.0")
+	leaf := tc(t, "qdisc show dev ifbi-vif1.0")
 	faster := in
 	faster.Average, faster.Peak, faster.Burst = 6e9, 6e9, 60_000_000
 	reach(t, h, state(in), state(faster))
-	if said := tc(t, "class show dev ifb-vif1.0"); !strings.Contains(said, "rate 48Gbit") {
+	if said := tc(t, "class show dev ifbi-vif1.0"); !strings.Contains(said, "rate 48Gbit") {
 		t.Errorf("classes are\n%s", said)
 	}
 	reach(t, h, state(faster), state(in))
-	if again := tc(t, "qdisc show dev ifb-vif1.0"); again != leaf {
+	if again := tc(t, "qdisc show dev ifbi-vif1.0"); again != leaf {
 		t.Errorf("queues were\n%sand are\n%s", leaf, again)
 	}
 	next, err := Open(Options{})
@@ -57,11 +56,13 @@ func TestShapers(t *testing.T) {
 	}
 	next.Close()
 	reach(t, h, state(out, in), nil)
-	if left := tc(t, "qdisc show dev vif1.0"); left != clean {
+	if left := tc(t, "filter show dev vif1.0 ingress") + tc(t, "filter show dev vif1.0 egress"); left != "" {
 		t.Errorf("left over:\n%s", left)
 	}
-	if _, ok := h.Link("ifb-vif1.0"); ok {
-		t.Error("the device is left")
+	for _, name := range []string{"ifbi-vif1.0", "ifbo-vif1.0"} {
+		if _, ok := h.Link(name); ok {
+			t.Error(name, "is left")
+		}
 	}
 	checkMirror(t, h.mirror)
 }
@@ -84,7 +85,7 @@ func TestFloors(t *testing.T) {
 	for _, s := range []hoststate.Shaper{with(one), with(one, two), with(moved), with(two), out, with(one, two)} {
 		reach(t, h, before, state(b, s))
 		before = state(b, s)
-		if said := tc(t, "filter show dev vbr1"); strings.Count(said, "flowid") != len(s.Floors) {
+		if said := tc(t, "filter show dev ifbo-vbr1"); strings.Count(said, "flowid") != len(s.Floors) {
 			t.Errorf("%s:\n%s", s.Text(), said)
 		}
 	}
@@ -108,18 +109,18 @@ func TestShapersHeal(t *testing.T) {
 		command string
 		changed hoststate.Key
 	}{
-		{"tc qdisc del dev vif1.0 root", out.Key()},
-		{"tc qdisc replace dev vif1.0 root pfifo", out.Key()},
-		{"tc qdisc del dev vif1.0 ingress", in.Key()},
+		{"tc qdisc del dev ifbo-vif1.0 root", out.Key()},
+		{"tc qdisc replace dev ifbo-vif1.0 root pfifo", out.Key()},
 		{"tc filter del dev vif1.0 ingress", in.Key()},
-		{"tc filter del dev vif1.0", out.Key()},
-		{"tc qdisc del dev ifb-vif1.0 root", in.Key()},
-		{"tc class change dev ifb-vif1.0 parent 7669: classid 7669:1 htb rate 1mbit", in.Key()},
-		{"tc class add dev vif1.0 parent 7669:1 classid 7669:9 htb rate 1mbit", out.Key()},
-		{"tc qdisc replace dev vif1.0 parent 7669:2 pfifo limit 3", out.Key()},
-		{"ip link del ifb-vif1.0", in.Key()},
-		{"ip link set ifb-vif1.0 down", in.Key()},
-		{"ip link set ifb-vif1.0 alias theirs", in.Key()},
+		{"tc filter del dev vif1.0 egress", out.Key()},
+		{"tc filter del dev ifbo-vif1.0", out.Key()},
+		{"tc qdisc del dev ifbi-vif1.0 root", in.Key()},
+		{"tc class change dev ifbi-vif1.0 parent 7669: classid 7669:1 htb rate 1mbit", in.Key()},
+		{"tc class add dev ifbo-vif1.0 parent 7669:1 classid 7669:9 htb rate 1mbit", out.Key()},
+		{"tc qdisc replace dev ifbo-vif1.0 parent 7669:2 pfifo limit 3", out.Key()},
+		{"ip link del ifbi-vif1.0", in.Key()},
+		{"ip link set ifbi-vif1.0 down", in.Key()},
+		{"ip link set ifbi-vif1.0 alias theirs", in.Key()},
 	} {
 		words := strings.Fields(c.command)
 		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
@@ -131,12 +132,15 @@ func TestShapersHeal(t *testing.T) {
 		}
 		reach(t, h, wanted, wanted)
 	}
+	tc(t, "qdisc del dev vif1.0 clsact")
+	await(t, h, in.Key())
+	reach(t, h, wanted, wanted)
 	ip(t, "link del vif1.0")
-	if _, exists := h.Observe([]hoststate.Key{out.Key()})[out.Key()]; exists {
+	if s, _ := h.Observe([]hoststate.Key{out.Key()})[out.Key()].(hoststate.Shaper); s.Fault == "" {
 		t.Error("a link that is gone is limited")
 	}
 	reach(t, h, wanted, nil)
-	if _, ok := h.Link("ifb-vif1.0"); ok {
+	if _, ok := h.Link("ifbi-vif1.0"); ok {
 		t.Error("the device is left")
 	}
 }
@@ -144,7 +148,7 @@ func TestShapersHeal(t *testing.T) {
 // A shaper that cannot be made leaves nothing, and what others have is not taken.
 func TestShapersKeepOff(t *testing.T) {
 	foreignLink(t, "vif1.0", "type veth peer name guest1")
-	foreignLink(t, "ifb-vif1.0", "type ifb")
+	foreignLink(t, "ifbi-vif1.0", "type ifb")
 	h := openHost(t, Options{})
 	in := testShaper("vif1.0", true)
 	if err := h.Apply(t.Context(), []hoststate.Op{create(in)}); err == nil || !strings.Contains(err.Error(), "not made by viaduct") {
@@ -152,12 +156,23 @@ func TestShapersKeepOff(t *testing.T) {
 	}
 	tc(t, "qdisc add dev vif1.0 clsact")
 	tc(t, "filter add dev vif1.0 ingress u32 match u32 0 0 flowid 1:1")
-	ip(t, "link del ifb-vif1.0")
+	ip(t, "link del ifbi-vif1.0")
 	reach(t, h, nil, state(in))
 	reach(t, h, state(in), nil)
 	if said := tc(t, "filter show dev vif1.0 ingress"); strings.Count(said, "flowid") != 1 {
 		t.Errorf("of another's filter there is left:\n%s", said)
 	}
+	tc(t, "qdisc del dev vif1.0 clsact")
+	tc(t, "qdisc add dev vif1.0 ingress")
+	reach(t, h, nil, state(in))
+	out := testShaper("vif1.0", false)
+	if err := h.Apply(t.Context(), []hoststate.Op{create(out)}); err == nil || !strings.Contains(err.Error(), "make a place for filters on vif1.0") {
+		t.Errorf("limited what goes out beside an ingress qdisc: %v", err)
+	}
+	if _, ok := h.Link("ifbo-vif1.0"); ok {
+		t.Error("the device of a limit that could not be is left")
+	}
+	reach(t, h, state(in), nil)
 	if err := h.Apply(t.Context(), []hoststate.Op{create(testShaper("absent", false))}); err == nil {
 		t.Error("limited a link that does not exist")
 	}
@@ -166,13 +181,15 @@ func TestShapersKeepOff(t *testing.T) {
 func TestIFBNames(t *testing.T) {
 	seen := map[string]bool{}
 	for _, link := range []string{"virbr0", "a-long-name-001", "a-long-name-002", "abcdefghijk"} {
-		name := ifbName(link)
-		if len(name) > maxLinkName || seen[name] {
-			t.Errorf("%s is shaped by %s", link, name)
+		for _, d := range directions {
+			name := ifbName(link, d.incoming)
+			if len(name) > maxLinkName || seen[name] {
+				t.Errorf("%s is shaped by %s", link, name)
+			}
+			seen[name] = true
 		}
-		seen[name] = true
 	}
-	if got := ifbName("abcdefghijk"); got != "ifb-abcdefghijk" {
+	if got := ifbName("abcdefghij", true); got != "ifbi-abcdefghij" {
 		t.Error(got)
 	}
 }

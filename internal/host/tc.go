@@ -20,12 +20,16 @@ const (
 	tcIngress    = 0xfffffff1 // TC_H_INGRESS
 	ingressQdisc = 0xffff0000 // the handle that an ingress or clsact qdisc has
 	ingressSide  = 0xfffffff2 // TC_H_MAJ(ingressQdisc) | TC_H_MIN_INGRESS: what comes in
+	egressSide   = 0xfffffff3 // TC_H_MAJ(ingressQdisc) | TC_H_MIN_EGRESS: what goes out
+	kindFilters  = "clsact"   // the qdisc that holds filters for both
 
 	htbParms, htbInit        = 1, 2 // TCA_HTB_PARMS, TCA_HTB_INIT
 	htbRate64, htbCeil64     = 6, 7
 	htbVersion, htbR2Q       = 3, 10
 	ratespecLen, htbParmsLen = 12, 44 // sizeof(struct tc_ratespec), sizeof(struct tc_htb_opt)
 	linklayerEthernet        = 1      // TC_LINKLAYER_ETHERNET: the kernel needs no table of times
+
+	statsQueue = 3 // TCA_STATS_QUEUE
 
 	u32ClassID, u32Sel, u32Act = 1, 5, 7 // TCA_U32_*
 	u32Terminal                = 1       // TC_U32_TERMINAL
@@ -49,6 +53,7 @@ type tcObject struct {
 	info           uint32
 	kind           string
 	options        []byte
+	waiting        uint32 // packets, of a class
 }
 
 // tcBody is the body of a request about traffic control: a tcmsg, the kind and
@@ -90,6 +95,15 @@ func decodeTC(b []byte) (tcObject, error) {
 			o.kind = d.String()
 		case unix.TCA_OPTIONS:
 			o.options = d.Bytes()
+		case unix.TCA_STATS2:
+			d.Nested(func(d *netlink.AttributeDecoder) error {
+				for d.Next() {
+					if b := d.Bytes(); d.Type() == statsQueue && len(b) >= 4 {
+						o.waiting = binary.NativeEndian.Uint32(b)
+					}
+				}
+				return nil
+			})
 		}
 	}
 	return o, d.Err()
@@ -98,7 +112,7 @@ func decodeTC(b []byte) (tcObject, error) {
 // tcNeeds says which configuration option of the kernel has what is refused as
 // unknown.
 var tcNeeds = map[string]string{
-	"htb": "CONFIG_NET_SCH_HTB", "ingress": "CONFIG_NET_SCH_INGRESS", "u32": "CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED",
+	"htb": "CONFIG_NET_SCH_HTB", kindFilters: "CONFIG_NET_SCH_INGRESS", "u32": "CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED",
 	kindIFB: "CONFIG_IFB", kindBPF: "CONFIG_NET_CLS_BPF",
 }
 

@@ -41,15 +41,6 @@ func ShaperKey(link string, incoming bool) Key {
 // Key implements Object.
 func (s Shaper) Key() Key { return ShaperKey(s.Link, s.Incoming) }
 
-// Container implements Contained. What limits the incoming direction is a
-// device of its own, which stays when the link goes.
-func (s Shaper) Container() Key {
-	if s.Incoming {
-		return Key{}
-	}
-	return BridgeKey(s.Link)
-}
-
 // Text implements Object.
 func (s Shaper) Text() string {
 	direction := "out of"

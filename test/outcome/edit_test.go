@@ -19,23 +19,22 @@ const editable = `<network><name>a</name><uuid>6b5b1b0c-2f3e-4c57-9d43-1f0e60c35
 <ip address='192.168.50.1' netmask='255.255.255.0'><dhcp><range start='192.168.50.2' end='192.168.50.254'/></dhcp></ip>
 </network>`
 
-// A change to the network of editable.
+// A change to the network of editable, or to the guest's port in it.
 type liveEdit struct {
 	name string
 	// update is what follows the network's name in a net-update.
 	update []string
-	// old and text are what is replaced in the file that net-apply takes, and by what.
-	old, text string
+	// old is what is replaced in the file that net-apply takes, by each of texts
+	// in turn, and put back.
+	old   string
+	texts []string
+	// limits are the port's, one after the other.
+	limits []string
 	// mayLose is how many packets the change may cost, see docs/editing.md.
 	mayLose int
 }
 
 const mayLose = 3
-
-// mayLoseLimit is for the first and the last limit: the kernel drops what comes
-// while it puts another queue in place, for which it waits for its other cores.
-// That is up to three packets, but more on a machine that is busy.
-const mayLoseLimit = 100
 
 func updateOf(section string, changes ...[2]string) []liveEdit {
 	var all []liveEdit
@@ -77,28 +76,36 @@ var liveEdits = slices.Concat(
 		[2]string{"add", "<srv service='s' protocol='tcp' domain='d' target='t' port='9'/>"},
 		[2]string{"delete", "<srv service='s' protocol='tcp'/>"}),
 	[]liveEdit{
-		{name: "title", old: "<title>one", text: "<title>two"},
-		{name: "second address", old: "</ip>", text: "</ip><ip address='192.168.61.1' prefix='24'/>"},
-		{name: "IPv6", old: "</ip>", text: "</ip><ip family='ipv6' address='fd00:50::1' prefix='64'><dhcp><range start='fd00:50::100' end='fd00:50::1ff'/></dhcp></ip>"},
-		{name: "route", old: "</network>", text: "<route address='192.168.70.0' prefix='24' gateway='192.168.50.8'/></network>"},
-		{name: "MTU", old: "<mac", text: "<mtu size='1400'/><mac"},
-		{name: "domain", old: "<dns>", text: "<domain name='lab.example' localOnly='yes'/><dns>"},
-		{name: "limit", old: "<dns>", text: "<bandwidth><inbound average='500000' peak='900000' burst='2000'/></bandwidth><dns>", mayLose: mayLoseLimit},
-		{name: "forwarder", old: "<dns>", text: "<dns><forwarder addr='203.0.113.1'/>"},
-		{name: "no DNS", old: "<dns><txt name='a' value='b'/></dns>", text: "<dns enable='no'/>"},
-		{name: "no DHCP", old: "<dhcp><range start='192.168.50.2' end='192.168.50.254'/></dhcp>", text: ""},
-		{name: "lease time", old: "<range start='192.168.50.2' end='192.168.50.254'/>", text: "<range start='192.168.50.2' end='192.168.50.254'><lease expiry='5'/></range>"},
-		{name: "boot file", old: "</dhcp>", text: "<bootp file='x' server='192.168.50.9'/></dhcp>"},
-		{name: "NAT ports", old: "<forward mode='nat'/>", text: "<forward mode='nat'><nat><port start='40000' end='50000'/></nat></forward>"},
-		{name: "NAT of IPv6", old: "<forward mode='nat'/>", text: "<forward mode='nat'><nat ipv6='yes'/></forward>"},
-		{name: "uplink", old: "<forward mode='nat'/>", text: "<forward mode='nat' dev='eth0'/>"},
-		{name: "routed", old: "<forward mode='nat'/>", text: "<forward mode='route'/>"},
-		{name: "open", old: "<forward mode='nat'/>", text: "<forward mode='open'/>"},
-		{name: "no spanning tree", old: "stp='on'", text: "stp='off'"},
-		{name: "IPv6 among guests", old: "<network>", text: "<network ipv6='yes'>"},
-		{name: "description and metadata", old: "<forward", text: "<description>x</description><metadata><m:x xmlns:m='urn:m'/></metadata><forward"},
-		{name: "bridge's MAC address", old: "52:54:00:50:50:50", text: "52:54:00:50:50:51", mayLose: mayLose},
-		{name: "bridge's name", old: "virbr50", text: "virbr51", mayLose: mayLose},
+		{name: "title", old: "<title>one", texts: []string{"<title>two"}},
+		{name: "second address", old: "</ip>", texts: []string{"</ip><ip address='192.168.61.1' prefix='24'/>"}},
+		{name: "IPv6", old: "</ip>", texts: []string{"</ip><ip family='ipv6' address='fd00:50::1' prefix='64'><dhcp><range start='fd00:50::100' end='fd00:50::1ff'/></dhcp></ip>"}},
+		{name: "route", old: "</network>", texts: []string{"<route address='192.168.70.0' prefix='24' gateway='192.168.50.8'/></network>"}},
+		{name: "MTU", old: "<mac", texts: []string{"<mtu size='1400'/><mac"}},
+		{name: "domain", old: "<dns>", texts: []string{"<domain name='lab.example' localOnly='yes'/><dns>"}},
+		{name: "limit", old: "<dns>", texts: []string{
+			"<bandwidth><inbound average='500000' peak='900000' burst='2000'/></bandwidth><dns>",
+			"<bandwidth><inbound average='400000'/><outbound average='500000' peak='900000' burst='2000'/></bandwidth><dns>",
+			"<bandwidth><inbound average='600000'/><outbound average='400000'/></bandwidth><dns>",
+			"<bandwidth><outbound average='450000'/></bandwidth><dns>",
+		}},
+		{name: "port's limit", limits: []string{
+			"--inbound 500000 --outbound 500000", "--inbound 400000,900000,2000 --outbound 300000", "--inbound 500000", "--outbound 500000", "",
+		}},
+		{name: "forwarder", old: "<dns>", texts: []string{"<dns><forwarder addr='203.0.113.1'/>"}},
+		{name: "no DNS", old: "<dns><txt name='a' value='b'/></dns>", texts: []string{"<dns enable='no'/>"}},
+		{name: "no DHCP", old: "<dhcp><range start='192.168.50.2' end='192.168.50.254'/></dhcp>", texts: []string{""}},
+		{name: "lease time", old: "<range start='192.168.50.2' end='192.168.50.254'/>", texts: []string{"<range start='192.168.50.2' end='192.168.50.254'><lease expiry='5'/></range>"}},
+		{name: "boot file", old: "</dhcp>", texts: []string{"<bootp file='x' server='192.168.50.9'/></dhcp>"}},
+		{name: "NAT ports", old: "<forward mode='nat'/>", texts: []string{"<forward mode='nat'><nat><port start='40000' end='50000'/></nat></forward>"}},
+		{name: "NAT of IPv6", old: "<forward mode='nat'/>", texts: []string{"<forward mode='nat'><nat ipv6='yes'/></forward>"}},
+		{name: "uplink", old: "<forward mode='nat'/>", texts: []string{"<forward mode='nat' dev='eth0'/>"}},
+		{name: "routed", old: "<forward mode='nat'/>", texts: []string{"<forward mode='route'/>"}},
+		{name: "open", old: "<forward mode='nat'/>", texts: []string{"<forward mode='open'/>"}},
+		{name: "no spanning tree", old: "stp='on'", texts: []string{"stp='off'"}},
+		{name: "IPv6 among guests", old: "<network>", texts: []string{"<network ipv6='yes'>"}},
+		{name: "description and metadata", old: "<forward", texts: []string{"<description>x</description><metadata><m:x xmlns:m='urn:m'/></metadata><forward"}},
+		{name: "bridge's MAC address", old: "52:54:00:50:50:50", texts: []string{"52:54:00:50:50:51"}, mayLose: mayLose},
+		{name: "bridge's name", old: "virbr50", texts: []string{"virbr51"}, mayLose: mayLose},
 	})
 
 // Whatever is changed in a network, guests keep what is not forbidden: a ping
@@ -109,7 +116,7 @@ func TestChangesCostGuestsNothing(t *testing.T) {
 	s.viaduct("net-apply", s.file(editable))
 	// Guests are found where the network only routes, too.
 	s.host.Outside.AddRoute(netip.MustParsePrefix("192.168.50.0/24"), s.host.Addr)
-	one, _ := s.guest("virbr50", "one")
+	one := s.plugged("a", "vif1.0")
 	ping := one.StartPing(s.host.Outside.Addr, time.Millisecond)
 	flow := s.StartFlow(one.Node, s.host.Outside.Node, netip.AddrPortFrom(s.host.Outside.Addr, 7001))
 	s.must(ping.Await(s.context(), 100))
@@ -131,16 +138,23 @@ func TestChangesCostGuestsNothing(t *testing.T) {
 			note(e)
 			if e.update != nil {
 				s.viaduct(append([]string{"net-update", "a"}, e.update...)...)
+			}
+			for _, limit := range e.limits {
+				s.viaduct(append([]string{"port-bandwidth", "a", "vif1.0"}, strings.Fields(limit)...)...)
+				s.must(ping.Await(s.context(), 5))
+				note(e)
+			}
+			if e.old == "" {
 				continue
 			}
 			if strings.Count(editable, e.old) != 1 && e.name != "bridge's name" {
 				t.Fatalf("%s is not once in the network", e.old)
 			}
-			s.viaduct("net-apply", s.file(strings.Replace(editable, e.old, e.text, 1)))
-			s.must(ping.Await(s.context(), 5))
-			note(liveEdit{name: e.name + ", back", mayLose: e.mayLose})
-			s.viaduct("net-apply", s.file(editable))
-			s.must(ping.Await(s.context(), 5))
+			for _, text := range append(e.texts, e.old) {
+				s.viaduct("net-apply", s.file(strings.Replace(editable, e.old, text, 1)))
+				s.must(ping.Await(s.context(), 5))
+				note(e)
+			}
 		}
 	}
 	s.must(ping.Await(s.context(), 100))

@@ -112,7 +112,7 @@ func TestDeclaredPort(t *testing.T) {
 			t.Errorf("%s is in %q, want %s", n.link(), master, want)
 		}
 		x.lease(g)
-		if domain < 8 && !strings.Contains(x.in(x.host.Node, "tc qdisc show dev "+n.link()), "ingress") {
+		if domain < 8 && !strings.Contains(x.in(x.host.Node, "tc filter show dev "+n.link()+" ingress"), "ifbi-"+n.link()) {
 			t.Errorf("%s is not limited as the port group says", n.link())
 		}
 		n.gone()

@@ -171,7 +171,7 @@ func vlans(w *world) {
 	guests["plain"].AddRoute(netip.MustParsePrefix("0.0.0.0/0"), addrs["host"])
 	addrs["outside"] = w.host.Outside.Addr
 	reaches("plain", "outside")
-	if strings.Contains(w.host.Dump(), "ifb-virbr50") {
+	if strings.Contains(w.host.Dump(), "ifbi-virbr50") {
 		w.Fatalf("left over:\n%s", w.host.Dump())
 	}
 }
