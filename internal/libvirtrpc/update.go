@@ -33,7 +33,7 @@ func (d *driver) update(c *dispatch.Call) error {
 	if err != nil {
 		return err
 	}
-	return d.networks.Update(c, i.UUID, netdef.UpdateCommand(command), netdef.Section(section), int(parent), xml,
+	return d.networks.Update(c, i.UUID, netdef.UpdateCommand(int32(command)), netdef.Section(int32(section)), int(parent), xml,
 		flags&flagLive != 0, flags&flagConfig != 0)
 }
 

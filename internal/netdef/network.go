@@ -4,9 +4,11 @@
 package netdef
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -236,6 +238,18 @@ type DHCPHost struct {
 	Name  string
 	IP    netip.Addr
 	Lease *LeaseTime
+}
+
+// ClientID is the ID as the guest sends it: each part between colons is as many
+// octets as it has pairs of digits, of which the first may lack its zero. It is
+// nil where no ID was given.
+func (h DHCPHost) ClientID() []byte {
+	var id []byte
+	for _, part := range strings.Split(h.ID, ":") {
+		octets, _ := hex.DecodeString(strings.Repeat("0", len(part)%2) + part) // only digits are read
+		id = append(id, octets...)
+	}
+	return id
 }
 
 // Route is a static <route>.

@@ -143,7 +143,7 @@ func (r *reader) dhcpHost(e *element, ip IP, partial bool) DHCPHost {
 	switch {
 	case partial:
 		r.refuse(h.MAC == "" && h.Name == "" && !hasIP, e, ErrXML,
-			"At least one of name, mac, or ip attribute must be specified for static host definition in network '%s'", r.network)
+			"At least one of name, mac, or ip attribute must be specified for static host definition in network '%s' ", r.network)
 	case ip.Address.Is6():
 		r.refuse(h.ID == "" && h.Name == "", e, ErrXML, "Static host definition in IPv6 network '%s' must have id or name attribute", r.network)
 	default:

@@ -1,6 +1,7 @@
 package netdef
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -80,6 +81,17 @@ func TestLeaseTime(t *testing.T) {
 		}
 		if got := c.lease.Duration(); got != c.duration {
 			t.Errorf("%+v: got %v, want %v", c.lease, got, c.duration)
+		}
+	}
+}
+
+// An octet's first zero may be missing, as it is in libvirt's own examples.
+func TestClientID(t *testing.T) {
+	for id, want := range map[string]string{
+		"": "", "0:4:7e:7D": "00047e7d", "000300011122": "000300011122", "0:3:0:1:52:54:0:a:b:c": "00030001525400" + "0a0b0c", "abc:1": "0abc01", ":1::2": "0102",
+	} {
+		if got := fmt.Sprintf("%x", DHCPHost{ID: id}.ClientID()); got != want {
+			t.Errorf("%q is %s, want %s", id, got, want)
 		}
 	}
 }

@@ -19,6 +19,9 @@ const (
 
 func (c UpdateCommand) adds() bool { return c == UpdateAddLast || c == UpdateAddFirst }
 
+// changes tells whether the command is about something that is there.
+func (c UpdateCommand) changes() bool { return c == UpdateModify || c == UpdateDelete }
+
 // Section is the kind of piece that is updated. The numbers are libvirt's
 // (virNetworkUpdateSection).
 type Section int
@@ -53,7 +56,7 @@ var sections = map[Section]struct {
 	SectionForward:     {fixed: "forward"},
 	SectionForwardPF:   {fixed: "forward pf"},
 	SectionIPDHCPHost:  {element: "host", update: (*updater).dhcpHost},
-	SectionIPDHCPRange: {element: "range", update: (*updater).dhcpRange, noModify: "dhcp ranges cannot be modified, only added or deleted"},
+	SectionIPDHCPRange: {element: "range", update: (*updater).dhcpRange},
 	SectionForwardInterface: {element: "interface", update: (*updater).forwardInterface,
 		noModify: "forward interface entries cannot be modified, only added or deleted"},
 	SectionPortGroup: {element: "portgroup", update: (*updater).portGroup},
@@ -128,8 +131,6 @@ func (u *updater) run(section Section) {
 	s, known := sections[section]
 	u.refuse(!known, u.piece, ErrOperationUnsupported, "can't update unrecognized section of network")
 	u.refuse(s.fixed != "", u.piece, ErrOperationUnsupported, "can't update '%s' section of network '%s'", s.fixed, u.network)
-	u.refuse(u.command < UpdateModify || u.command > UpdateAddFirst, u.piece, ErrOperationUnsupported,
-		"unrecognized network update command code %d", u.command)
 	u.refuse(u.command == UpdateModify && s.noModify != "", u.piece, ErrOperationUnsupported, "%s", s.noModify)
 	u.refuse(u.piece.name != s.element, u.piece, ErrXML,
 		"unexpected element <%s>, expecting <%s>, while updating network '%s'", u.piece.qname(), s.element, u.network)
@@ -141,8 +142,10 @@ func (u *updater) run(section Section) {
 // edit carries out the command on a list, given which items match. No command
 // is meant for several of them.
 func edit[T any](u *updater, list []T, item T, matches []int) []T {
+	u.refuse(!u.command.adds() && !u.command.changes(), u.piece, ErrOperationUnsupported,
+		"unrecognized network update command code %d", u.command)
 	switch {
-	case u.err != nil || !u.command.adds() && len(matches) == 0:
+	case u.err != nil:
 		return list
 	case u.command == UpdateAddFirst:
 		return slices.Insert(list, 0, item)
@@ -162,12 +165,12 @@ func (u *updater) exists(matches []int, format string, args ...any) {
 
 // missing refuses to change what is not there.
 func (u *updater) missing(matches []int, format string, args ...any) {
-	u.refuse(!u.command.adds() && len(matches) == 0, u.piece, ErrOperationInvalid, format, args...)
+	u.refuse(u.command.changes() && len(matches) == 0, u.piece, ErrOperationInvalid, format, args...)
 }
 
 // ambiguous refuses to choose between several.
 func (u *updater) ambiguous(matches []int, format string, args ...any) {
-	u.refuse(!u.command.adds() && len(matches) > 1, u.piece, ErrOperationInvalid, format, args...)
+	u.refuse(u.command.changes() && len(matches) > 1, u.piece, ErrOperationInvalid, format, args...)
 }
 
 // indexes are those of the items that match.
@@ -270,6 +273,7 @@ func (h DHCPHost) shown() (mac, name, address string) {
 
 func (u *updater) dhcpRange() {
 	ip := u.ip()
+	u.refuse(u.command == UpdateModify, u.piece, ErrOperationUnsupported, "dhcp ranges cannot be modified, only added or deleted")
 	if u.err != nil {
 		return
 	}

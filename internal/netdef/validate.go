@@ -139,11 +139,20 @@ func (n *Network) checkDHCP() *Error {
 	return nil
 }
 
+// How many octets a DUID has (RFC 8415 section 11.1).
+const (
+	minDUID = 3
+	maxDUID = 130
+)
+
 // checkReservations refuses addresses that no guest of the subnet could have.
 func (n *Network) checkReservations(ip IP) *Error {
 	for _, h := range ip.Hosts {
 		if h.IP.BitLen() != ip.Address.BitLen() {
 			return Errorf(ErrXML, "the address family of a host entry IP must match the address family of the dhcp element's parent: '%s' in network '%s'", h.IP, n.Name)
+		}
+		if size := len(h.ClientID()); ip.Address.Is6() && h.ID != "" && (size < minDUID || size > maxDUID) {
+			return Errorf(ErrXML, "id '%s' in network '%s' is no DUID: it has %d octets, not %d to %d", h.ID, n.Name, size, minDUID, maxDUID)
 		}
 	}
 	return nil

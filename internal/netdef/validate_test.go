@@ -35,6 +35,8 @@ func TestValidateRefuses(t *testing.T) {
 			ErrXML, `Invalid address '224.0.0.1' in network 'n'`},
 		{net(`<ip address='0.0.0.0' prefix='24'/>`),
 			ErrXML, `Invalid address '0.0.0.0' in network 'n'`},
+		{dhcp6(`<host id='0:1' ip='fd00:5::2'/>`),
+			ErrXML, `id '0:1' in network 'n' is no DUID: it has 2 octets, not 3 to 130`},
 		{dhcp4(`<host name='a' ip='fd00::1'/>`),
 			ErrXML, `the address family of a host entry IP must match the address family of the dhcp element's parent: 'fd00::1' in network 'n'`},
 		{net(`<ip address='10.0.0.1' prefix='24'><dhcp><range start='10.0.0.2' end='10.0.0.3'/></dhcp></ip><ip address='10.0.1.1' prefix='24'><dhcp><range start='10.0.1.2' end='10.0.1.3'/></dhcp></ip>`),

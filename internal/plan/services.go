@@ -1,10 +1,8 @@
 package plan
 
 import (
-	"encoding/hex"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"viaduct/internal/guestsvc/dhcp4"
@@ -94,12 +92,9 @@ func dhcp4Config(n *netdef.Network, ip netdef.IP) dhcp4.Config {
 	}
 	for _, h := range ip.Hosts {
 		d, infinite := leaseTime(h.Lease)
-		host := dhcp4.Host{Name: h.Name, Addr: h.IP, Lease: d, Infinite: infinite}
+		host := dhcp4.Host{ClientID: h.ClientID(), Name: h.Name, Addr: h.IP, Lease: d, Infinite: infinite}
 		if m, err := netdef.ParseMAC(h.MAC); err == nil {
 			host.MAC = m
-		}
-		if id, err := hex.DecodeString(strings.ReplaceAll(h.ID, ":", "")); err == nil && len(id) > 0 {
-			host.ClientID = id
 		}
 		c.Hosts = append(c.Hosts, host)
 	}

@@ -1,9 +1,7 @@
 package plan
 
 import (
-	"encoding/hex"
 	"net/netip"
-	"strings"
 
 	"viaduct/internal/guestsvc/dhcp6"
 	"viaduct/internal/guestsvc/ra"
@@ -82,8 +80,7 @@ func dhcp6Config(n *netdef.Network) dhcp6.Config {
 	}
 	for _, h := range served.Hosts {
 		d, infinite := leaseTime(h.Lease)
-		duid, _ := hex.DecodeString(strings.ReplaceAll(h.ID, ":", "")) // checked by netdef
-		c.Hosts = append(c.Hosts, dhcp6.Host{DUID: duid, Name: h.Name, Addr: h.IP, Lease: d, Infinite: infinite})
+		c.Hosts = append(c.Hosts, dhcp6.Host{DUID: h.ClientID(), Name: h.Name, Addr: h.IP, Lease: d, Infinite: infinite})
 	}
 	return c
 }
