@@ -21,6 +21,7 @@ import (
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/hook"
 	"viaduct/internal/host"
+	"viaduct/internal/host/nft"
 	"viaduct/internal/plan"
 	"viaduct/internal/store"
 )
@@ -113,7 +114,7 @@ func Run(ctx context.Context, c Config) error {
 	zones := firewalld.New(firewalld.Connect, c.Log)
 	defer zones.Close()
 	h, err := host.Open(host.Options{
-		Appliers: []host.Applier{services, zones}, Tables: plan.Tables, TableOwner: host.OwnerMode(c.TableOwner), Fault: fault, Log: c.Log,
+		Appliers: []host.Applier{services, zones}, Tables: plan.Tables, TableOwner: nft.OwnerMode(c.TableOwner), Fault: fault, Log: c.Log,
 		OwnerSocket: inherited.owner, KeepOwner: keepOwner(c.Log),
 	})
 	if err != nil {

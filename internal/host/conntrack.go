@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"viaduct/internal/host/nl"
 )
 
 // The kernel's connection tracking over netlink (linux/netfilter/nfnetlink_conntrack.h).
@@ -75,7 +77,7 @@ func (c conntrack) forgetFamily(family byte, gone []ended, leads func(netip.Addr
 // trackedIn reads the addresses of an entry.
 func trackedIn(entry []byte) (c tracked) {
 	for tuple, addresses := range map[uint16][2]*netip.Addr{ctaTupleOrig: {&c.from, &c.to}, ctaTupleReply: {&c.answerFrom, &c.answerTo}} {
-		for typ, raw := range eachAttr(attrIn(attrIn(entry, tuple), ctaTupleIP)) {
+		for typ, raw := range nl.Attrs(nl.Attr(nl.Attr(entry, tuple), ctaTupleIP)) {
 			if a, ok := netip.AddrFromSlice(raw); ok && typ > 0 {
 				*addresses[(typ-1)%2] = a // sources have odd numbers
 			}

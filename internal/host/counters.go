@@ -6,6 +6,9 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"viaduct/internal/host/nft"
+	"viaduct/internal/hoststate"
 )
 
 // Counters are what the kernel has counted of a link since the link was made.
@@ -157,4 +160,9 @@ func (r *rtnl) counters(index int) (c Counters, err error) {
 		}
 	}
 	return c, nil
+}
+
+// Dropped implements Host.
+func (h *kernelHost) Dropped(chains ...hoststate.Chain) (Drops, error) {
+	return nft.Dropped(chains...)
 }

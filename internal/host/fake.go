@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"viaduct/internal/host/changes"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 )
@@ -46,7 +47,7 @@ type Fake struct {
 	mu      sync.Mutex
 	state   hoststate.State
 	calls   [][]hoststate.Op
-	changes *changes
+	changes *changes.Box
 	done    chan struct{}
 	stopped chan struct{}
 	close   func()
@@ -55,12 +56,12 @@ type Fake struct {
 // NewFake makes a host that has the given objects, all of them ours. It has to
 // be closed.
 func NewFake(objects ...hoststate.Object) *Fake {
-	f := &Fake{state: hoststate.State{}, changes: newChanges(), done: make(chan struct{}), stopped: make(chan struct{})}
+	f := &Fake{state: hoststate.State{}, changes: changes.New(), done: make(chan struct{}), stopped: make(chan struct{})}
 	f.state.Add(objects...)
 	f.close = sync.OnceFunc(func() { close(f.done) })
 	go func() {
 		defer close(f.stopped)
-		f.changes.run(f.done)
+		f.changes.Run(f.done)
 	}()
 	return f
 }
@@ -179,7 +180,7 @@ func (f *Fake) Remove(keys ...hoststate.Key) {
 }
 
 // Emit delivers an event; no keys at all say that everything may have changed.
-func (f *Fake) Emit(keys ...hoststate.Key) { f.changes.add(keys...) }
+func (f *Fake) Emit(keys ...hoststate.Key) { f.changes.Add(keys...) }
 
 // Apply implements Host.
 func (f *Fake) Apply(ctx context.Context, ops []hoststate.Op) error {
@@ -198,7 +199,7 @@ func (f *Fake) Apply(ctx context.Context, ops []hoststate.Op) error {
 			err = applyTo(next, op)
 		}
 		if err != nil {
-			return &OpError{op, err}
+			return &OpError{Op: op, Err: err}
 		}
 	}
 	f.state = next
@@ -365,7 +366,7 @@ func (f *Fake) Ports(bridge string) []Link {
 func (f *Fake) Collected(hoststate.Set) ([]hoststate.Element, error) { return f.CollectedList, nil }
 
 // Events implements Host.
-func (f *Fake) Events() <-chan []hoststate.Key { return f.changes.out }
+func (f *Fake) Events() <-chan []hoststate.Key { return f.changes.Out() }
 
 // Close implements Host.
 func (f *Fake) Close() error {

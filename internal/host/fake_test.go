@@ -86,22 +86,3 @@ func TestEventsMerge(t *testing.T) {
 		}
 	}
 }
-
-func TestEventsAreBounded(t *testing.T) {
-	c := newChanges()
-	for i := range maxPendingKeys + 2 {
-		c.add(hoststate.Key{Kind: hoststate.KindElement, Name: string(rune(i)) + string(rune(i>>16))})
-		if len(c.keys) > maxPendingKeys {
-			t.Fatalf("%d keys pending", len(c.keys))
-		}
-	}
-	for i := range maxPendingKeys + 2 {
-		c.add(hoststate.Key{Kind: hoststate.KindElement, Name: string(rune(i + maxPendingKeys))})
-	}
-	if keys, ok := c.take(); !ok || len(keys) != 0 {
-		t.Errorf("%d keys, %v; want none, which says that everything may have changed", len(keys), ok)
-	}
-	if _, ok := c.take(); ok {
-		t.Error("told twice")
-	}
-}

@@ -5,7 +5,6 @@ package host
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"os"
 
@@ -97,15 +96,7 @@ type Applier interface {
 }
 
 // OpError is an operation that the host refused.
-type OpError struct {
-	Op  hoststate.Op
-	Err error
-}
-
-func (e *OpError) Error() string { return fmt.Sprintf("apply %q: %v", e.Op, e.Err) }
-
-// Unwrap returns the cause.
-func (e *OpError) Unwrap() error { return e.Err }
+type OpError = hoststate.OpError
 
 // Inventory is what a host has, ours or not.
 type Inventory struct {

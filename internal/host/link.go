@@ -44,11 +44,11 @@ func (a *linkApplier) Observe(keys []hoststate.Key) hoststate.State {
 
 func (a *linkApplier) Owned() hoststate.State { return a.mirror.owned() }
 
-// oneByOne implements sequential: the kernel knows no transactions here.
-func (a *linkApplier) oneByOne() {}
+// OneByOne implements sequential: the kernel knows no transactions here.
+func (a *linkApplier) OneByOne() {}
 
-// contents implements container. It does not know the settings of a link.
-func (a *linkApplier) contents(k hoststate.Key) []hoststate.Op {
+// Contents implements container. It does not know the settings of a link.
+func (a *linkApplier) Contents(k hoststate.Key) []hoststate.Op {
 	ops := a.mirror.restore(k.Name)
 	if k.Kind == hoststate.KindBridge {
 		ops = append(ops, a.stations.of(k.Name)...)
@@ -59,7 +59,7 @@ func (a *linkApplier) contents(k hoststate.Key) []hoststate.Op {
 func (a *linkApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 	for _, op := range ops {
 		if err := a.apply(op); err != nil {
-			return &OpError{op, err}
+			return &OpError{Op: op, Err: err}
 		}
 	}
 	return nil

@@ -2,52 +2,24 @@ package host
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"viaduct/internal/host/changes"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/lab"
 )
 
-// inNamespace marks the process that TestMain has put into a network of its own.
-const inNamespace = "VIADUCT_TEST_NETNS"
-
-// TestMain runs the tests in a network namespace of their own, so that they
-// may change what they like. A daemon runs wholly in one namespace, and so do
-// they.
-func TestMain(m *testing.M) {
-	if os.Getenv(inNamespace) != "" {
-		goleak.VerifyTestMain(m)
-		return
-	}
-	lab.BecomeRoot()
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inNamespace+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	case lab.Strict():
-		fmt.Fprintln(os.Stderr, "cannot make a network namespace:", err)
-		os.Exit(1)
-	default:
-		fmt.Fprintln(os.Stderr, "skipped: cannot make a network namespace:", err)
-	}
-}
+// TestMain runs the tests in a network of their own, so that they may change
+// what they like. A daemon runs wholly in one namespace, and so do they.
+func TestMain(m *testing.M) { lab.RunAlone(func() { goleak.VerifyTestMain(m) }) }
 
 // openHost opens the test's host and, when the test ends, removes what is left.
 func openHost(t testing.TB, o Options) *kernelHost {
@@ -149,7 +121,7 @@ func testNetwork(n int) hoststate.State {
 // checkMirror compares the mirror with the host read afresh.
 func checkMirror(t testing.TB, m *mirror) {
 	t.Helper()
-	fresh, err := newMirror(m.rtnl, newChanges())
+	fresh, err := newMirror(m.rtnl, changes.New())
 	if err != nil {
 		t.Fatal(err)
 	}

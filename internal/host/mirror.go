@@ -11,6 +11,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/changes"
 	"viaduct/internal/hoststate"
 )
 
@@ -27,7 +28,7 @@ import (
 // all; the appliers add those when they have made them.
 type mirror struct {
 	rtnl    *rtnl
-	changes *changes
+	changes *changes.Box
 	sock    *os.File
 	raw     syscall.RawConn
 
@@ -58,7 +59,7 @@ const (
 
 // newMirror reads the host and begins to follow it. Changes, own ones too, are
 // noted in ch.
-func newMirror(r *rtnl, ch *changes) (*mirror, error) {
+func newMirror(r *rtnl, ch *changes.Box) (*mirror, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
@@ -94,7 +95,7 @@ func (m *mirror) start(fd int) (err error) {
 	if err := m.reload(); err != nil {
 		return err
 	}
-	m.changes.take() // nothing has changed yet
+	m.changes.Take() // nothing has changed yet
 	return nil
 }
 
@@ -145,7 +146,7 @@ func (m *mirror) receive(fd int) {
 			if m.stale = m.reload() != nil; m.stale {
 				return
 			}
-			m.changes.add()
+			m.changes.Add()
 			continue
 		case err != nil:
 			return
@@ -261,29 +262,29 @@ func (m *mirror) handle(typ, flags uint16, body []byte) {
 // noteShaper notes that what limits the link, or goes round by it, may be
 // another than before. That itself is not kept here, see shaperApplier.
 func (m *mirror) noteShaper(l link) {
-	m.changes.add(hoststate.ShaperKey(l.name, false), hoststate.ShaperKey(l.name, true))
+	m.changes.Add(hoststate.ShaperKey(l.name, false), hoststate.ShaperKey(l.name, true))
 	if key, ok := l.shapes(); ok {
-		m.changes.add(key)
+		m.changes.Add(key)
 	}
 }
 
 // noteLink notes that the link may be another bridge or tap, up or down, or a
 // port of another bridge than before.
 func (m *mirror) noteLink(l link) {
-	m.changes.add(hoststate.BridgeKey(l.name), hoststate.LinkUp{Link: l.name}.Key())
+	m.changes.Add(hoststate.BridgeKey(l.name), hoststate.LinkUp{Link: l.name}.Key())
 	m.noteUplink(l)
 	m.noteUplink(m.links[l.master])
 	if l.kind == kindTap {
-		m.changes.add(hoststate.TapKey(l.name))
+		m.changes.Add(hoststate.TapKey(l.name))
 	}
 	if key, ok := l.shapes(); ok {
-		m.changes.add(key)
+		m.changes.Add(key)
 	}
 	if l.kind == kindMacvtap {
-		m.changes.add(hoststate.MacvtapKey(l.name))
+		m.changes.Add(hoststate.MacvtapKey(l.name))
 	}
 	if master, ok := m.links[l.master]; ok {
-		m.changes.add(hoststate.MemberKey(l.name, master.name), hoststate.PortFlagsKey(l.name, master.name),
+		m.changes.Add(hoststate.MemberKey(l.name, master.name), hoststate.PortFlagsKey(l.name, master.name),
 			hoststate.PortVLANsKey(l.name, master.name))
 	}
 }
@@ -291,7 +292,7 @@ func (m *mirror) noteLink(l link) {
 // noteUplink notes that a bridge that may be an uplink has lost something.
 func (m *mirror) noteUplink(l link) {
 	if l.kind == kindBridge && !l.ours() {
-		m.changes.add(hoststate.UplinkKey(l.name))
+		m.changes.Add(hoststate.UplinkKey(l.name))
 	}
 }
 
@@ -323,7 +324,7 @@ func (m *mirror) replaceLink(l link) {
 	}
 	m.noteLink(l)
 	if existed && old.mtu != l.mtu {
-		m.changes.add(hoststate.MTUKey(l.name))
+		m.changes.Add(hoststate.MTUKey(l.name))
 	}
 	if old.up && !l.up {
 		m.dropIPv4Routes(l.index)
@@ -360,7 +361,7 @@ func (m *mirror) forget(l link) {
 func (m *mirror) setAddress(a address) {
 	if _, known := m.addrs[a]; !known {
 		m.addrs[a] = struct{}{}
-		m.changes.add(m.addressKey(a))
+		m.changes.Add(m.addressKey(a))
 	}
 }
 
@@ -372,7 +373,7 @@ func (m *mirror) dropAddress(a address) {
 		return
 	}
 	delete(m.addrs, a)
-	m.changes.add(m.addressKey(a))
+	m.changes.Add(m.addressKey(a))
 	m.noteUplink(m.links[a.index])
 	if !a.prefix.Addr().Is4() {
 		return
@@ -411,7 +412,7 @@ func (m *mirror) dropRoute(id routeID) {
 // noteRoute notes a change of a route, if it is one of ours.
 func (m *mirror) noteRoute(id routeID, info routeInfo) {
 	if r, ours := m.ownRoute(id, info); ours {
-		m.changes.add(r.Key())
+		m.changes.Add(r.Key())
 	}
 }
 

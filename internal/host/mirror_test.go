@@ -14,6 +14,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/changes"
 	"viaduct/internal/hoststate"
 )
 
@@ -143,7 +144,7 @@ func TestConcurrentNetworks(t *testing.T) {
 func TestMirrorSurvivesLostNotifications(t *testing.T) {
 	r := newRTNL()
 	t.Cleanup(r.close)
-	ch := newChanges()
+	ch := changes.New()
 	m, err := newMirror(r, ch)
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +166,7 @@ func TestMirrorSurvivesLostNotifications(t *testing.T) {
 		t.Error("the mirror does not know the last link")
 	}
 	checkMirror(t, m)
-	if keys, ok := ch.take(); !ok || len(keys) != 0 {
+	if keys, ok := ch.Take(); !ok || len(keys) != 0 {
 		t.Errorf("told of %d keys, %v; want none, which says that everything may have changed", len(keys), ok)
 	}
 }
@@ -215,11 +216,11 @@ func TestDumpIsWhole(t *testing.T) {
 // TestPartialMessages feeds the mirror what does not describe a whole link.
 func TestPartialMessages(t *testing.T) {
 	m := &mirror{
-		changes: newChanges(), links: map[int]link{}, names: map[string]int{}, ports: map[int]map[int]struct{}{},
+		changes: changes.New(), links: map[int]link{}, names: map[string]int{}, ports: map[int]map[int]struct{}{},
 	}
 	l := link{index: 7, name: "tap0", alias: "viaduct", mtu: 1400, up: true}
 	m.setLink(l)
-	m.changes.take()
+	m.changes.Take()
 	attrs := func(e *netlink.AttributeEncoder) { e.String(unix.IFLA_IFNAME, "tap0") }
 	port, _ := linkBody(7, unix.IFF_UP, 0, attrs)
 	port[0] = unix.AF_BRIDGE
@@ -235,7 +236,7 @@ func TestPartialMessages(t *testing.T) {
 			}
 		}
 	}
-	if keys, ok := m.changes.take(); ok {
+	if keys, ok := m.changes.Take(); ok {
 		t.Errorf("told of %v", keys)
 	}
 }
@@ -266,7 +267,7 @@ func FuzzMessages(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, typ, flags uint16, body []byte) {
 		m := &mirror{
-			changes: newChanges(), links: map[int]link{}, names: map[string]int{}, ports: map[int]map[int]struct{}{},
+			changes: changes.New(), links: map[int]link{}, names: map[string]int{}, ports: map[int]map[int]struct{}{},
 			addrs: map[address]struct{}{}, routes: map[routeID]routeInfo{},
 		}
 		m.handle(unix.RTM_NEWLINK, 0, linkMsg)

@@ -5,13 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
 	"sync"
 
+	"viaduct/internal/host/changes"
+	"viaduct/internal/host/nft"
 	"viaduct/internal/hoststate"
 )
 
@@ -22,8 +23,8 @@ type Options struct {
 	Appliers []Applier
 	// Tables are the nftables tables that are ours.
 	Tables []hoststate.TableRef
-	// TableOwner is whether to own them; "" is OwnerAuto.
-	TableOwner OwnerMode
+	// TableOwner is whether to own them; "" is nft.OwnerAuto.
+	TableOwner nft.OwnerMode
 	// OwnerSocket is the socket by which a predecessor owned the tables, if
 	// somebody has kept it: the tables then never were without an owner.
 	OwnerSocket *os.File
@@ -43,14 +44,14 @@ type Options struct {
 // operations one by one, and the host does all the undoing.
 type sequential interface {
 	Applier
-	oneByOne()
+	OneByOne()
 }
 
 // container is an applier that knows what goes with the objects in takesAlong.
 type container interface {
-	// contents lists the operations that bring back what goes with the object.
+	// Contents lists the operations that bring back what goes with the object.
 	// There may be more in it than goes.
-	contents(hoststate.Key) []hoststate.Op
+	Contents(hoststate.Key) []hoststate.Op
 }
 
 // takesAlong are the kinds of objects that take others with them when they go:
@@ -63,33 +64,37 @@ var takesAlong = map[hoststate.Kind]bool{
 // are on their way, so that it can carry them out together. A negative number
 // takes back what came, or what never will.
 type expectant interface {
-	expect(n int)
+	Expect(n int)
 }
 
-// watcher is an applier that tells of changes. An empty slice says that
-// everything may have changed. The channel is closed with the applier.
-type watcher interface {
-	events() <-chan []hoststate.Key
-}
-
-// Watcher is an applier from elsewhere that tells of changes. It need not close
-// the channel.
+// Watcher is an applier that tells of changes. An empty slice says that
+// everything may have changed. It need not close the channel.
 type Watcher interface {
 	Events() <-chan []hoststate.Key
 }
 
+// What the firewall's appliers say of themselves beside Applier.
+var (
+	_ container  = (*nft.Applier)(nil)
+	_ expectant  = (*nft.Applier)(nil)
+	_ Watcher    = (*nft.Applier)(nil)
+	_ Watcher    = (*nft.Passes)(nil)
+	_ sequential = (*nft.Passes)(nil)
+)
+
 // kernelHost is the Host that the kernel and the given appliers make up.
 type kernelHost struct {
-	byKind  map[hoststate.Kind]Applier
-	all     []Applier
-	rtnl    *rtnl
-	mirror  *mirror
-	passes  *passApplier
-	tracked conntrack
-	changes *changes
-	fault   func(string)
-	log     *slog.Logger
-	sysfs   sysfs
+	byKind   map[hoststate.Kind]Applier
+	all      []Applier
+	rtnl     *rtnl
+	mirror   *mirror
+	firewall *nft.Applier
+	passes   *nft.Passes
+	tracked  conntrack
+	changes  *changes.Box
+	fault    func(string)
+	log      *slog.Logger
+	sysfs    sysfs
 
 	vlansOnce sync.Once
 	vlans     bool // see FiltersVLANs
@@ -108,7 +113,7 @@ func Open(o Options) (Host, error) {
 		o.Fault = func(string) {}
 	}
 	h := &kernelHost{
-		byKind: map[hoststate.Kind]Applier{}, rtnl: newRTNL(), tracked: newConntrack(), changes: newChanges(),
+		byKind: map[hoststate.Kind]Applier{}, rtnl: newRTNL(), tracked: newConntrack(), changes: changes.New(),
 		fault: o.Fault, log: o.Log, sysfs: sysfs(cmp.Or(o.Sysfs, "/sys")), done: make(chan struct{}),
 	}
 	var err error
@@ -116,17 +121,17 @@ func Open(o Options) (Host, error) {
 		h.rtnl.close()
 		return nil, err
 	}
-	nft, err := newNFT(nftOptions{Tables: o.Tables, Owner: o.TableOwner, Socket: o.OwnerSocket, Log: o.Log})
+	h.firewall, err = nft.Open(nft.Options{Tables: o.Tables, Owner: o.TableOwner, Socket: o.OwnerSocket, Log: o.Log})
 	if err == nil && o.KeepOwner != nil {
-		err = nft.keepOwner(o.KeepOwner)
+		err = h.firewall.KeepOwner(o.KeepOwner)
 	}
 	if err != nil {
 		_ = h.mirror.close()
 		h.rtnl.close()
 		return nil, err
 	}
-	if h.passes, err = newPasses(o.Tables, nft.foreign, o.Log); err != nil {
-		err = errors.Join(err, nft.Close(), h.mirror.close())
+	if h.passes, err = h.firewall.Passes(); err != nil {
+		err = errors.Join(err, h.firewall.Close(), h.mirror.close())
 		h.rtnl.close()
 		return nil, err
 	}
@@ -135,7 +140,7 @@ func Open(o Options) (Host, error) {
 	links := &linkApplier{rtnl: h.rtnl, mirror: h.mirror, shapers: shapers, stations: stations}
 	proxies := &proxyApplier{rtnl: h.rtnl, mirror: h.mirror}
 	uplinks := &uplinkApplier{rtnl: h.rtnl, mirror: h.mirror, links: links, fault: o.Fault}
-	h.all = append([]Applier{links, stations, uplinks, shapers, sysctlApplier{}, nft, h.passes, proxies}, o.Appliers...)
+	h.all = append([]Applier{links, stations, uplinks, shapers, sysctlApplier{}, h.firewall, h.passes, proxies}, o.Appliers...)
 	for _, a := range h.all {
 		for _, k := range a.Kinds() {
 			h.byKind[k] = a
@@ -149,17 +154,10 @@ func Open(o Options) (Host, error) {
 // start begins to follow changes.
 func (h *kernelHost) start() {
 	h.tasks.Go(h.mirror.follow)
-	h.tasks.Go(func() { h.changes.run(h.done) })
+	h.tasks.Go(func() { h.changes.Run(h.done) })
 	for _, a := range h.all {
 		if w, ok := a.(Watcher); ok {
 			h.tasks.Go(func() { h.hear(w.Events()) })
-		}
-		if w, ok := a.(watcher); ok {
-			h.tasks.Go(func() {
-				for keys := range w.events() {
-					h.changes.add(keys...)
-				}
-			})
 		}
 	}
 }
@@ -173,7 +171,7 @@ func (h *kernelHost) hear(events <-chan []hoststate.Key) {
 			if !ok {
 				return
 			}
-			h.changes.add(keys...)
+			h.changes.Add(keys...)
 		}
 	}
 }
@@ -182,22 +180,14 @@ func (h *kernelHost) Close() error { return h.close() }
 
 func (h *kernelHost) shut() error {
 	close(h.done)
-	err := h.mirror.close()
-	for _, a := range h.all {
-		if c, ok := a.(interface {
-			watcher
-			io.Closer
-		}); ok {
-			err = errors.Join(err, c.Close())
-		}
-	}
+	err := errors.Join(h.mirror.close(), h.firewall.Close(), h.passes.Close())
 	h.tasks.Wait()
 	h.rtnl.close()
 	h.tracked.netlink.close()
 	return err
 }
 
-func (h *kernelHost) Events() <-chan []hoststate.Key { return h.changes.out }
+func (h *kernelHost) Events() <-chan []hoststate.Key { return h.changes.Out() }
 
 func (h *kernelHost) Observe(keys []hoststate.Key) hoststate.State {
 	byApplier := map[Applier][]hoststate.Key{}
@@ -233,11 +223,13 @@ func (h *kernelHost) Overlapping(prefixes ...netip.Prefix) []LinkPrefix {
 
 func (h *kernelHost) Uplinks() []Uplink { return h.mirror.uplinks() }
 
-func (h *kernelHost) Passes() []hoststate.Pass { return h.passes.needed() }
+func (h *kernelHost) Passes() []hoststate.Pass { return h.passes.Needed() }
 
-func (h *kernelHost) Collected(set hoststate.Set) ([]hoststate.Element, error) { return collected(set) }
+func (h *kernelHost) Collected(set hoststate.Set) ([]hoststate.Element, error) {
+	return nft.Collected(set)
+}
 
-func (h *kernelHost) Blockers() []string { return h.passes.blockers() }
+func (h *kernelHost) Blockers() []string { return h.passes.Blockers() }
 
 func (h *kernelHost) Link(name string) (Link, bool) { return h.mirror.named(name) }
 
@@ -255,7 +247,7 @@ func (h *kernelHost) split(ops []hoststate.Op) ([]run, error) {
 	for _, op := range ops {
 		a, ok := h.byKind[op.Key().Kind]
 		if !ok {
-			return nil, &OpError{op, fmt.Errorf("no applier for kind %s", op.Key().Kind)}
+			return nil, &OpError{Op: op, Err: fmt.Errorf("no applier for kind %s", op.Key().Kind)}
 		}
 		_, alone := a.(sequential)
 		if last := len(runs) - 1; !alone && last >= 0 && runs[last].applier == a {
@@ -322,7 +314,7 @@ func (h *kernelHost) forget(gone []ended) {
 func expect(runs []run, calls int) {
 	for _, r := range runs {
 		if e, ok := r.applier.(expectant); ok {
-			e.expect(calls)
+			e.Expect(calls)
 		}
 	}
 }
@@ -340,9 +332,9 @@ func (h *kernelHost) carryOut(ctx context.Context, r run) *OpError {
 		h.faults("after", r.ops)
 		return nil
 	case errors.As(err, &opErr):
-		return &OpError{opErr.Op, opErr.Err}
+		return &OpError{Op: opErr.Op, Err: opErr.Err}
 	}
-	return &OpError{r.ops[0], err}
+	return &OpError{Op: r.ops[0], Err: err}
 }
 
 // verbNames name the verbs in fault points.
@@ -362,7 +354,7 @@ func (h *kernelHost) inverse(ops []hoststate.Op) []hoststate.Op {
 		inverse = append(inverse, op.Inverse())
 		key := op.Key()
 		if c, ok := h.byKind[key.Kind].(container); ok && op.Verb == hoststate.Delete && takesAlong[key.Kind] {
-			inverse = append(inverse, c.contents(key)...)
+			inverse = append(inverse, c.Contents(key)...)
 		}
 	}
 	return inverse

@@ -42,7 +42,7 @@ func (s *services) Apply(_ context.Context, ops []hoststate.Op) error {
 	}
 	s.calls = append(s.calls, call)
 	if s.fail != nil {
-		return &OpError{ops[len(ops)-1], s.fail}
+		return &OpError{Op: ops[len(ops)-1], Err: s.fail}
 	}
 	for _, op := range ops {
 		if err := applyTo(s.running, op); err != nil {

@@ -25,8 +25,8 @@ func (*proxyApplier) Kinds() []hoststate.Kind { return []hoststate.Kind{hoststat
 // Owned is empty: the kernel does not tell who has made one.
 func (*proxyApplier) Owned() hoststate.State { return hoststate.State{} }
 
-// oneByOne implements sequential.
-func (*proxyApplier) oneByOne() {}
+// OneByOne implements sequential.
+func (*proxyApplier) OneByOne() {}
 
 func (a *proxyApplier) Observe(keys []hoststate.Key) hoststate.State {
 	s := hoststate.State{}
@@ -56,7 +56,7 @@ func (a *proxyApplier) Observe(keys []hoststate.Key) hoststate.State {
 func (a *proxyApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 	for _, op := range ops {
 		if err := a.apply(op); err != nil {
-			return &OpError{op, err}
+			return &OpError{Op: op, Err: err}
 		}
 	}
 	return nil

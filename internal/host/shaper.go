@@ -51,8 +51,8 @@ type shaperApplier struct {
 
 func (a *shaperApplier) Kinds() []hoststate.Kind { return []hoststate.Kind{hoststate.KindShaper} }
 
-// oneByOne implements sequential.
-func (a *shaperApplier) oneByOne() {}
+// OneByOne implements sequential.
+func (a *shaperApplier) OneByOne() {}
 
 // Observe asks the kernel. Only networks with limits look for any, so others
 // pay nothing for it.
@@ -164,7 +164,7 @@ func shaperSatisfies(h, w hoststate.Shaper) bool {
 func (a *shaperApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 	for _, op := range ops {
 		if err := a.apply(op); err != nil {
-			return &OpError{op, err}
+			return &OpError{Op: op, Err: err}
 		}
 	}
 	return nil

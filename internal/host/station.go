@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 )
 
@@ -29,8 +30,8 @@ func (*stationApplier) Kinds() []hoststate.Kind { return []hoststate.Kind{hostst
 // Owned is empty: stations go with their ports.
 func (*stationApplier) Owned() hoststate.State { return hoststate.State{} }
 
-// oneByOne implements sequential.
-func (*stationApplier) oneByOne() {}
+// OneByOne implements sequential.
+func (*stationApplier) OneByOne() {}
 
 // fdbEntry is where a bridge has a station for good, in one VLAN.
 type fdbEntry struct {
@@ -67,7 +68,7 @@ func decodeFDB(b []byte) (e fdbEntry, ok bool) {
 func (m *mirror) noteStation(e fdbEntry) {
 	l := m.links[e.port]
 	if bridge, ok := m.links[l.master]; ok {
-		m.changes.add(hoststate.Station{Link: l.name, Bridge: bridge.name, MAC: e.mac}.Key())
+		m.changes.Add(hoststate.Station{Link: l.name, Bridge: bridge.name, MAC: e.mac}.Key())
 	}
 }
 
@@ -76,7 +77,7 @@ func (m *mirror) noteStation(e fdbEntry) {
 func onlyForgotten(fd int) error {
 	const headerLen = unix.SizeofNlMsghdr
 	is := func(typ uint16) uint32 { return uint32(networkOrder(typ)) }
-	return attachFilter(fd, []bpf.Instruction{
+	return nl.AttachFilter(fd, []bpf.Instruction{
 		bpf.LoadAbsolute{Off: 4, Size: 2}, // the type of the message
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: is(unix.RTM_NEWNEIGH), SkipTrue: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: is(unix.RTM_DELNEIGH), SkipTrue: 2},
@@ -193,7 +194,7 @@ func (a *stationApplier) member(s hoststate.Station) (l, bridge link, ok bool) {
 func (a *stationApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 	for _, op := range ops {
 		if err := a.apply(op); err != nil {
-			return &OpError{op, err}
+			return &OpError{Op: op, Err: err}
 		}
 	}
 	return nil

@@ -34,13 +34,13 @@ func (sysctlApplier) Observe(keys []hoststate.Key) hoststate.State {
 	return s
 }
 
-// oneByOne implements sequential.
-func (sysctlApplier) oneByOne() {}
+// OneByOne implements sequential.
+func (sysctlApplier) OneByOne() {}
 
 func (sysctlApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 	for _, op := range ops {
 		if err := applySysctl(op); err != nil {
-			return &OpError{op, err}
+			return &OpError{Op: op, Err: err}
 		}
 	}
 	return nil

@@ -28,8 +28,8 @@ func (*uplinkApplier) Kinds() []hoststate.Kind { return []hoststate.Kind{hoststa
 // Owned is empty: nobody removes an uplink because he does not know it.
 func (*uplinkApplier) Owned() hoststate.State { return hoststate.State{} }
 
-// oneByOne implements sequential.
-func (*uplinkApplier) oneByOne() {}
+// OneByOne implements sequential.
+func (*uplinkApplier) OneByOne() {}
 
 func (a *uplinkApplier) Observe(keys []hoststate.Key) hoststate.State {
 	s := hoststate.State{}
@@ -73,7 +73,7 @@ func (a *uplinkApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 	for _, op := range ops {
 		u, ok := op.Object().(hoststate.Uplink)
 		if !ok {
-			return &OpError{op, fmt.Errorf("not an uplink: %T", op.Object())}
+			return &OpError{Op: op, Err: fmt.Errorf("not an uplink: %T", op.Object())}
 		}
 		var err error
 		switch op.Verb {
@@ -87,7 +87,7 @@ func (a *uplinkApplier) Apply(_ context.Context, ops []hoststate.Op) error {
 			err = a.take(u)
 		}
 		if err != nil {
-			return &OpError{op, err}
+			return &OpError{Op: op, Err: err}
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package hoststate
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -159,3 +160,14 @@ func FormatOps(ops []Op) string {
 	}
 	return s.String()
 }
+
+// OpError is an operation that the host refused.
+type OpError struct {
+	Op  Op
+	Err error
+}
+
+func (e *OpError) Error() string { return fmt.Sprintf("apply %q: %v", e.Op, e.Err) }
+
+// Unwrap returns the cause.
+func (e *OpError) Unwrap() error { return e.Err }

@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 )
 
@@ -29,32 +30,32 @@ const (
 	phases
 )
 
-// nftStep is one message of a transaction and the operation it is for.
-type nftStep struct {
-	msg nftMessage
+// step is one message of a transaction and the operation it is for.
+type step struct {
+	msg message
 	op  int
 	// gone marks the removal of what may not be there any more, which is as good.
 	gone bool
 }
 
-// nftTable is what the mirror knows of one of our tables that exists.
-type nftTable struct {
+// table is what the mirror knows of one of our tables that exists.
+type table struct {
 	flags nftables.TableFlags
 	owner uint32 // port id of the owner's socket
 }
 
-// nftView is the mirror with changes that are not made yet.
-type nftView struct {
-	mirror  *nftMirror
+// view is the mirror with changes that are not made yet.
+type view struct {
+	mirror  *mirror
 	changed hoststate.State // a nil object is one that goes
-	tables  map[hoststate.TableRef]nftTable
+	tables  map[hoststate.TableRef]table
 	// newTable is the flags of tables that are created.
 	newTable nftables.TableFlags
 	// nextSet numbers the sets of a transaction.
 	nextSet uint32
 }
 
-func (v *nftView) get(k hoststate.Key) hoststate.Object {
+func (v *view) get(k hoststate.Key) hoststate.Object {
 	if o, ok := v.changed[k]; ok {
 		return o
 	}
@@ -77,7 +78,7 @@ func tableOf(o hoststate.Object) hoststate.TableRef {
 }
 
 // contents lists all that is in a table, and the table, in creation order.
-func (v *nftView) contents(t hoststate.TableRef) []hoststate.Object {
+func (v *view) contents(t hoststate.TableRef) []hoststate.Object {
 	s := hoststate.State{}
 	for k, o := range v.mirror.objects {
 		if _, changed := v.changed[k]; !changed && tableOf(o) == t {
@@ -98,13 +99,13 @@ func (v *nftView) contents(t hoststate.TableRef) []hoststate.Object {
 
 // planner turns the operations of one request into steps.
 type planner struct {
-	view    *nftView
-	steps   [phases][]nftStep
+	view    *view
+	steps   [phases][]step
 	rebuild map[hoststate.TableRef]int // the operation that makes it necessary
 }
 
 // plan lists the steps of a request and notes in the view what they change.
-func (v *nftView) plan(ops []hoststate.Op) ([]nftStep, error) {
+func (v *view) plan(ops []hoststate.Op) ([]step, error) {
 	p := &planner{view: v, rebuild: map[hoststate.TableRef]int{}}
 	last := make(map[hoststate.Key]int, len(ops))
 	for i, op := range ops {
@@ -121,23 +122,23 @@ func (v *nftView) plan(ops []hoststate.Op) ([]nftStep, error) {
 			err = p.put(i, op.New)
 		}
 		if err != nil {
-			return nil, &OpError{op, err}
+			return nil, &hoststate.OpError{Op: op, Err: err}
 		}
 	}
 	for t, i := range p.rebuild {
 		if err := p.rebuildTable(t, i); err != nil {
-			return nil, &OpError{ops[i], err}
+			return nil, &hoststate.OpError{Op: ops[i], Err: err}
 		}
 	}
 	return slices.Concat(p.steps[:]...), nil
 }
 
-func (p *planner) step(phase, op int, m nftMessage) {
-	p.steps[phase] = append(p.steps[phase], nftStep{msg: m, op: op})
+func (p *planner) step(phase, op int, m message) {
+	p.steps[phase] = append(p.steps[phase], step{msg: m, op: op})
 }
 
-func (p *planner) stepGone(phase, op int, m nftMessage) {
-	p.steps[phase] = append(p.steps[phase], nftStep{msg: m, op: op, gone: true})
+func (p *planner) stepGone(phase, op int, m message) {
+	p.steps[phase] = append(p.steps[phase], step{msg: m, op: op, gone: true})
 }
 
 // put makes an object be as given, whether it exists or not.
@@ -197,10 +198,10 @@ func (p *planner) create(op int, o, have hoststate.Object) error {
 // enter notes that a table exists and returns its flags. Those of a table that
 // is there already stay, since the kernel refuses to change them, but a
 // dormant table wakes up.
-func (v *nftView) enter(t hoststate.TableRef) nftables.TableFlags {
+func (v *view) enter(t hoststate.TableRef) nftables.TableFlags {
 	info, ok := v.tables[t]
 	if !ok {
-		info = nftTable{flags: v.newTable, owner: v.mirror.port}
+		info = table{flags: v.newTable, owner: v.mirror.port}
 	}
 	info.flags &^= nftables.TableFlagDormant
 	v.tables[t] = info
@@ -256,7 +257,7 @@ func (p *planner) remove(op int, o hoststate.Object) error {
 // sets is lost, and what foreigners have put into the table.
 func (p *planner) rebuildTable(t hoststate.TableRef, op int) error {
 	for phase, steps := range p.steps {
-		p.steps[phase] = slices.DeleteFunc(steps, func(s nftStep) bool { return s.msg.about(t) })
+		p.steps[phase] = slices.DeleteFunc(steps, func(s step) bool { return s.msg.about(t) })
 	}
 	delete(p.view.tables, t)
 	p.stepGone(phaseClear, op, deleteTable(t))
@@ -298,18 +299,18 @@ func (p *planner) own(o hoststate.Object) hoststate.Object {
 }
 
 // about reports whether the message is about something in the table.
-func (m nftMessage) about(t hoststate.TableRef) bool {
-	return m.family == nftFamilies[t.Family] && strIn(m.attrs, unix.NFTA_TABLE_NAME) == t.Name
+func (m message) about(t hoststate.TableRef) bool {
+	return m.family == families[t.Family] && nl.String(m.attrs, unix.NFTA_TABLE_NAME) == t.Name
 }
 
 // view begins a set of changes on top of the mirror. Only the writer does so,
 // and it alone changes the mirror.
-func (m *nftMirror) view(newTable nftables.TableFlags) *nftView {
-	return &nftView{mirror: m, changed: hoststate.State{}, tables: maps.Clone(m.tables), newTable: newTable}
+func (m *mirror) view(newTable nftables.TableFlags) *view {
+	return &view{mirror: m, changed: hoststate.State{}, tables: maps.Clone(m.tables), newTable: newTable}
 }
 
 // adopt makes the changes of a view part of the mirror.
-func (m *nftMirror) adopt(v *nftView) {
+func (m *mirror) adopt(v *view) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for k, o := range v.changed {

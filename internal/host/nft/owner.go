@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"bufio"
@@ -45,7 +45,7 @@ const probeTable = "viaduct-probe"
 
 // rehearse asks the kernel what it would refuse of the messages, by index. The
 // transaction is made to fail, so that nothing changes and nobody is notified.
-func (s *nftSocket) rehearse(msgs ...nftMessage) (map[int]nftRefusal, error) {
+func (s *socket) rehearse(msgs ...message) (map[int]refusal, error) {
 	impossible := deleteTable(hoststate.TableRef{Family: hoststate.Inet, Name: probeTable + "-absent"})
 	refused, err := s.commit(append(msgs, impossible))
 	delete(refused, len(msgs))
@@ -53,7 +53,7 @@ func (s *nftSocket) rehearse(msgs ...nftMessage) (map[int]nftRefusal, error) {
 }
 
 // ownerSupported finds out whether the kernel has owned, persistent tables.
-func (s *nftSocket) ownerSupported() (bool, error) {
+func (s *socket) ownerSupported() (bool, error) {
 	refused, err := s.rehearse(addTable(hoststate.TableRef{Family: hoststate.Inet, Name: probeTable}, owned))
 	r, bad := refused[0]
 	switch {
@@ -70,9 +70,9 @@ func (s *nftSocket) ownerSupported() (bool, error) {
 // claim makes tables that a predecessor left behind ours again. The kernel
 // announces that like a new table ("add table inet viaduct" in nft monitor)
 // and nothing can prevent it, so all tables are claimed in one transaction.
-func (a *nftApplier) claim() error {
+func (a *Applier) claim() error {
 	view := a.mirror.view(a.newTable)
-	var msgs []nftMessage
+	var msgs []message
 	for t, info := range a.mirror.tables {
 		if a.newTable == owned && info.flags&owned == nftables.TableFlagPersist {
 			info.flags |= owned
@@ -94,7 +94,7 @@ func (a *nftApplier) claim() error {
 
 // replaceUnowned replaces tables that are not owned by owned ones with the
 // same contents.
-func (a *nftApplier) replaceUnowned() error {
+func (a *Applier) replaceUnowned() error {
 	for t, info := range a.mirror.tables {
 		if info.flags&nftables.TableFlagOwner != 0 {
 			continue
@@ -104,7 +104,7 @@ func (a *nftApplier) replaceUnowned() error {
 		if err := p.rebuildTable(t, 0); err != nil {
 			return fmt.Errorf("replace table %s by an owned one: %w", t, err)
 		}
-		var msgs []nftMessage
+		var msgs []message
 		for _, steps := range p.steps {
 			for _, s := range steps {
 				msgs = append(msgs, s.msg)
@@ -128,7 +128,7 @@ func (a *nftApplier) replaceUnowned() error {
 const ownerPatience = 500 * time.Millisecond
 
 // checkOwners fails if another process owns one of our tables.
-func (a *nftApplier) checkOwners() error {
+func (a *Applier) checkOwners() error {
 	for deadline := time.Now().Add(ownerPatience); ; time.Sleep(ownerPatience / 50) {
 		tables, err := a.listTables()
 		if err != nil {
@@ -146,7 +146,7 @@ func (a *nftApplier) checkOwners() error {
 }
 
 // foreignOwner names the process that owns a table of ours, or "".
-func (a *nftApplier) foreignOwner(t hoststate.TableRef) string {
+func (a *Applier) foreignOwner(t hoststate.TableRef) string {
 	tables, err := a.listTables()
 	if info := tables[t]; err == nil && info.flags&nftables.TableFlagOwner != 0 && info.owner != a.socket.port {
 		return processOfSocket(info.owner)

@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"encoding/binary"
@@ -8,16 +8,18 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"viaduct/internal/host/nl"
 )
 
-// nftSocket is a netlink socket to nf_tables. Its port id is what the kernel
+// socket is a netlink socket to nf_tables. Its port id is what the kernel
 // knows the owner of a table by, so it lasts as long as the process, or longer
 // in the hands of a service manager. One goroutine uses it at a time.
 //
 // The batches are put together here and not by the nftables library's Conn:
 // that one asks the kernel to repeat every rule, and tells only the first of
 // several errors without the message it belongs to.
-type nftSocket struct {
+type socket struct {
 	fd      int
 	port    uint32
 	seq     uint32
@@ -25,8 +27,8 @@ type nftSocket struct {
 	buf     []byte
 }
 
-// nftMessage is one nf_tables request inside a batch, or the request for a dump.
-type nftMessage struct {
+// message is one nf_tables request inside a batch, or the request for a dump.
+type message struct {
 	typ    uint16 // NFT_MSG_*
 	flags  uint16 // NLM_F_*, besides NLM_F_REQUEST
 	family uint8
@@ -34,15 +36,15 @@ type nftMessage struct {
 }
 
 const (
-	nlHeaderLen  = unix.NLMSG_HDRLEN
-	nfHeaderLen  = 4  // struct nfgenmsg
-	nlErrorLen   = 4  // the errno before the header of the message in question
-	nftReadBytes = 64 // KiB; the kernel sends at most 32 KiB at a time
+	nlHeaderLen = unix.NLMSG_HDRLEN
+	nfHeaderLen = 4  // struct nfgenmsg
+	nlErrorLen  = 4  // the errno before the header of the message in question
+	readBytes   = 64 // KiB; the kernel sends at most 32 KiB at a time
 )
 
-// openNFTSocket opens a socket to nf_tables, or goes on with an inherited one.
-func openNFTSocket(inherited *os.File) (*nftSocket, error) {
-	s := &nftSocket{buf: make([]byte, nftReadBytes<<10), sendbuf: 1 << 20}
+// openSocket opens a socket to nf_tables, or goes on with an inherited one.
+func openSocket(inherited *os.File) (*socket, error) {
+	s := &socket{buf: make([]byte, readBytes<<10), sendbuf: 1 << 20}
 	var err error
 	if inherited == nil {
 		s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
@@ -59,7 +61,7 @@ func openNFTSocket(inherited *os.File) (*nftSocket, error) {
 	return s, nil
 }
 
-func (s *nftSocket) prepare(inherited bool) error {
+func (s *socket) prepare(inherited bool) error {
 	if !inherited {
 		if err := unix.Bind(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 			return err
@@ -84,10 +86,10 @@ func (s *nftSocket) prepare(inherited bool) error {
 	return s.receive(func(nlMessage) error { return nil })
 }
 
-func (s *nftSocket) close() error { return unix.Close(s.fd) }
+func (s *socket) close() error { return unix.Close(s.fd) }
 
-// nftRefusal is the kernel's error for one message of a batch.
-type nftRefusal struct {
+// refusal is the kernel's error for one message of a batch.
+type refusal struct {
 	errno unix.Errno
 	hint  string // the kernel's own words, often empty
 }
@@ -95,7 +97,7 @@ type nftRefusal struct {
 // commit sends messages as one transaction. It returns what the kernel refused
 // by index into msgs; if that is not empty, nothing has changed. An error says
 // that the transaction failed for no message in particular.
-func (s *nftSocket) commit(msgs []nftMessage) (map[int]nftRefusal, error) {
+func (s *socket) commit(msgs []message) (map[int]refusal, error) {
 	if len(msgs) == 0 {
 		return nil, nil
 	}
@@ -112,7 +114,7 @@ func (s *nftSocket) commit(msgs []nftMessage) (map[int]nftRefusal, error) {
 	if err := s.send(b); err != nil {
 		return nil, err
 	}
-	refused := map[int]nftRefusal{}
+	refused := map[int]refusal{}
 	var whole error
 	// The kernel has done the batch when send returns, and queued its errors.
 	err := s.receive(func(m nlMessage) error {
@@ -132,13 +134,13 @@ func (s *nftSocket) commit(msgs []nftMessage) (map[int]nftRefusal, error) {
 	return refused, errors.Join(whole, err)
 }
 
-// maxNFTDumps is how often an interrupted dump is begun again.
-const maxNFTDumps = 50
+// maxDumps is how often an interrupted dump is begun again.
+const maxDumps = 50
 
 // dump lists what req asks for. An interrupted dump is begun again, so collect
 // is called for a fresh start with a nil body first.
-func (s *nftSocket) dump(req nftMessage, collect func(family uint8, body []byte)) error {
-	for range maxNFTDumps {
+func (s *socket) dump(req message, collect func(family uint8, body []byte)) error {
+	for range maxDumps {
 		collect(0, nil)
 		done, interrupted := false, false
 		req.flags |= unix.NLM_F_DUMP
@@ -175,17 +177,17 @@ func (s *nftSocket) dump(req nftMessage, collect func(family uint8, body []byte)
 			return nil
 		}
 	}
-	return fmt.Errorf("list nftables: interrupted %d times by changes", maxNFTDumps)
+	return fmt.Errorf("list nftables: interrupted %d times by changes", maxDumps)
 }
 
-func (s *nftSocket) appendMessage(b []byte, m nftMessage) []byte {
+func (s *socket) appendMessage(b []byte, m message) []byte {
 	b = s.appendHeader(b, unix.NFNL_SUBSYS_NFTABLES<<8|m.typ, m.flags, m.family, 0, len(m.attrs))
 	return append(b, m.attrs...)
 }
 
 // appendHeader appends a netlink and an nfnetlink header. resource is 0 but in
 // the frame of a batch.
-func (s *nftSocket) appendHeader(b []byte, typ, flags uint16, family uint8, resource uint16, attrs int) []byte {
+func (s *socket) appendHeader(b []byte, typ, flags uint16, family uint8, resource uint16, attrs int) []byte {
 	s.seq++
 	b = binary.NativeEndian.AppendUint32(b, uint32(nlHeaderLen+nfHeaderLen+attrs))
 	b = binary.NativeEndian.AppendUint16(b, typ)
@@ -196,7 +198,7 @@ func (s *nftSocket) appendHeader(b []byte, typ, flags uint16, family uint8, reso
 	return binary.BigEndian.AppendUint16(b, resource)
 }
 
-func (s *nftSocket) send(b []byte) error {
+func (s *socket) send(b []byte) error {
 	if need := len(b) + 4096; need > s.sendbuf {
 		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, need); err != nil {
 			return fmt.Errorf("make room for a batch of %d bytes: %w", len(b), err)
@@ -212,7 +214,7 @@ func (s *nftSocket) send(b []byte) error {
 }
 
 // receive reads what is queued on the socket.
-func (s *nftSocket) receive(f func(nlMessage) error) error {
+func (s *socket) receive(f func(nlMessage) error) error {
 	var first error
 	for {
 		// Not waiting is asked for each time: whoever else holds the socket may
@@ -260,39 +262,37 @@ func nlMessages(b []byte) iter.Seq[nlMessage] {
 			if !yield(m) {
 				return
 			}
-			b = b[min(nlAlign(size), len(b)):]
+			b = b[min(nl.Align(size), len(b)):]
 		}
 	}
 }
 
 // refusal is the error that the message carries, if it is one.
-func (m nlMessage) refusal() (nftRefusal, bool) {
+func (m nlMessage) refusal() (refusal, bool) {
 	if (m.typ != unix.NLMSG_ERROR && m.typ != unix.NLMSG_DONE) || len(m.body) < nlErrorLen {
-		return nftRefusal{}, false
+		return refusal{}, false
 	}
 	errno := -int32(binary.NativeEndian.Uint32(m.body))
 	if errno == 0 {
-		return nftRefusal{}, false
+		return refusal{}, false
 	}
-	r := nftRefusal{errno: unix.Errno(errno)}
+	r := refusal{errno: unix.Errno(errno)}
 	if skip := nlErrorLen + nlHeaderLen; m.flags&unix.NLM_F_ACK_TLVS != 0 && m.flags&unix.NLM_F_CAPPED != 0 && len(m.body) > skip {
-		for typ, v := range eachAttr(m.body[skip:]) {
+		for typ, v := range nl.Attrs(m.body[skip:]) {
 			if typ == unix.NLMSGERR_ATTR_MSG {
-				r.hint = cString(v)
+				r.hint = nl.CString(v)
 			}
 		}
 	}
 	return r, true
 }
 
-func (r nftRefusal) err() error {
+func (r refusal) err() error {
 	if r.hint != "" {
 		return fmt.Errorf("%w (%s)", r.errno, r.hint)
 	}
 	return r.errno
 }
-
-func nlAlign(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
 
 // attrs are netlink attributes as they are sent. Numbers are big endian, as
 // everywhere in nf_tables.
@@ -302,7 +302,7 @@ func (a *attrs) bytes(typ uint16, v []byte) {
 	b := binary.NativeEndian.AppendUint16(*a, uint16(unix.SizeofNlAttr+len(v)))
 	b = binary.NativeEndian.AppendUint16(b, typ)
 	b = append(b, v...)
-	*a = append(b, make([]byte, nlAlign(len(b))-len(b))...)
+	*a = append(b, make([]byte, nl.Align(len(b))-len(b))...)
 }
 
 func (a *attrs) str(typ uint16, v string) { a.bytes(typ, append([]byte(v), 0)) }
@@ -317,56 +317,8 @@ func (a *attrs) nest(typ uint16, f func(*attrs)) {
 	a.bytes(typ|unix.NLA_F_NESTED, inner)
 }
 
-// eachAttr lists attributes as received. It ends at what is malformed.
-func eachAttr(b []byte) iter.Seq2[uint16, []byte] {
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.SizeofNlAttr {
-			size := int(binary.NativeEndian.Uint16(b))
-			if size < unix.SizeofNlAttr || size > len(b) {
-				return
-			}
-			typ := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-			if !yield(typ, b[unix.SizeofNlAttr:size]) {
-				return
-			}
-			b = b[min(nlAlign(size), len(b)):]
-		}
-	}
-}
-
-// attrIn returns the first attribute of the given type, or nil.
-func attrIn(b []byte, want uint16) []byte {
-	for typ, v := range eachAttr(b) {
-		if typ == want {
-			return v
-		}
-	}
-	return nil
-}
-
-// u32In returns the number in the attribute of the given type, or 0.
-func u32In(b []byte, want uint16) uint32 {
-	if v := attrIn(b, want); len(v) >= 4 {
-		return binary.BigEndian.Uint32(v)
-	}
-	return 0
-}
-
-// strIn returns the text in the attribute of the given type, or "".
-func strIn(b []byte, want uint16) string { return cString(attrIn(b, want)) }
-
-// cString is the text up to the first NUL.
-func cString(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
-	}
-	return string(b)
-}
-
 // file is another handle on the socket.
-func (s *nftSocket) file() (*os.File, error) {
+func (s *socket) file() (*os.File, error) {
 	fd, err := unix.FcntlInt(uintptr(s.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("share nf_tables socket: %w", err)

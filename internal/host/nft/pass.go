@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/changes"
 	"viaduct/internal/hoststate"
 )
 
@@ -25,41 +26,41 @@ var passComment = append([]byte{0, byte(len("viaduct") + 1)}, "viaduct\x00"...)
 // read again: other tools load their rules one by one.
 const passQuiet = 50 * time.Millisecond
 
-// passApplier keeps our rules in foreign chains. It has a socket of its own,
+// Passes keeps our rules in foreign chains. It has a socket of its own,
 // since that of our tables is their owner's and busy with them.
-type passApplier struct {
+type Passes struct {
 	ours    []hoststate.TableRef
 	log     *slog.Logger
-	changes *changes
+	changes *changes.Box
 	wake    <-chan struct{}
 	done    chan struct{}
 	tasks   sync.WaitGroup
 
 	mu     sync.Mutex // of the socket too
-	socket *nftSocket
+	socket *socket
 	chains map[hoststate.Key]*foreignChain
 }
 
-// newPasses reads what is there. wake tells that it may have changed.
-func newPasses(ours []hoststate.TableRef, wake <-chan struct{}, log *slog.Logger) (*passApplier, error) {
-	socket, err := openNFTSocket(nil)
+// Passes reads what is there, and follows it by what the firewall hears.
+func (a *Applier) Passes() (*Passes, error) {
+	socket, err := openSocket(nil)
 	if err != nil {
 		return nil, err
 	}
-	a := &passApplier{ours: ours, log: log, changes: newChanges(), wake: wake, done: make(chan struct{}), socket: socket}
-	if a.chains, err = socket.foreignFilters(ours); err != nil {
+	p := &Passes{ours: a.names, log: a.log, changes: changes.New(), wake: a.foreign, done: make(chan struct{}), socket: socket}
+	if p.chains, err = socket.foreignFilters(p.ours); err != nil {
 		return nil, errors.Join(err, socket.close())
 	}
-	a.tasks.Go(a.follow)
-	a.tasks.Go(func() { a.changes.run(a.done) })
-	return a, nil
+	p.tasks.Go(p.follow)
+	p.tasks.Go(func() { p.changes.Run(p.done) })
+	return p, nil
 }
 
 // Kinds implements Applier.
-func (a *passApplier) Kinds() []hoststate.Kind { return []hoststate.Kind{hoststate.KindPass} }
+func (a *Passes) Kinds() []hoststate.Kind { return []hoststate.Kind{hoststate.KindPass} }
 
 // Observe implements Applier, from what was read last.
-func (a *passApplier) Observe(keys []hoststate.Key) hoststate.State {
+func (a *Passes) Observe(keys []hoststate.Key) hoststate.State {
 	s := a.Owned()
 	for k := range s {
 		if !slices.Contains(keys, k) {
@@ -70,7 +71,7 @@ func (a *passApplier) Observe(keys []hoststate.Key) hoststate.State {
 }
 
 // Owned implements Applier.
-func (a *passApplier) Owned() hoststate.State {
+func (a *Passes) Owned() hoststate.State {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return passesThere(a.chains)
@@ -86,37 +87,37 @@ func passesThere(chains map[hoststate.Key]*foreignChain) hoststate.State {
 	return s
 }
 
-// needed lists where passes have to be.
-func (a *passApplier) needed() []hoststate.Pass {
+// Needed lists where passes have to be.
+func (a *Passes) Needed() []hoststate.Pass {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return passesIn(a.chains)
 }
 
-// blockers names the chains that may drop our packets all the same.
-func (a *passApplier) blockers() []string {
+// Blockers names the chains that may drop our packets all the same.
+func (a *Passes) Blockers() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return blockersIn(a.chains)
 }
 
-// oneByOne says that operations come alone.
-func (a *passApplier) oneByOne() {}
+// OneByOne says that operations come alone.
+func (a *Passes) OneByOne() {}
 
 // Apply implements Applier. A chain that is gone needs no pass any more.
-func (a *passApplier) Apply(_ context.Context, ops []hoststate.Op) error {
+func (a *Passes) Apply(_ context.Context, ops []hoststate.Op) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, op := range ops {
 		if err := a.apply(op); err != nil {
-			return &OpError{op, err}
+			return &hoststate.OpError{Op: op, Err: err}
 		}
 	}
 	return nil
 }
 
 // apply needs a.mu.
-func (a *passApplier) apply(op hoststate.Op) error {
+func (a *Passes) apply(op hoststate.Op) error {
 	p, ok := op.Object().(hoststate.Pass)
 	if !ok {
 		return fmt.Errorf("%T is no pass", op.Object())
@@ -129,7 +130,7 @@ func (a *passApplier) apply(op hoststate.Op) error {
 	if err != nil {
 		return err
 	}
-	refused, err := a.socket.commit([]nftMessage{m})
+	refused, err := a.socket.commit([]message{m})
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,7 @@ func (a *passApplier) apply(op hoststate.Op) error {
 
 // passMessage inserts a pass at the head of its chain, or deletes the one with
 // the given handle.
-func passMessage(p hoststate.Pass, verb hoststate.Verb, handle uint64) (nftMessage, error) {
+func passMessage(p hoststate.Pass, verb hoststate.Verb, handle uint64) (message, error) {
 	if verb == hoststate.Delete {
 		m := named(unix.NFT_MSG_DELRULE, p.Table, unix.NFTA_RULE_CHAIN, p.Chain)
 		m.attrs.u64(unix.NFTA_RULE_HANDLE, handle)
@@ -163,9 +164,9 @@ func passMessage(p hoststate.Pass, verb hoststate.Verb, handle uint64) (nftMessa
 func passExprs(family hoststate.Family) []expr.Any {
 	mark := binary.NativeEndian.AppendUint32(nil, hoststate.PassMark)
 	match := []expr.Any{
-		nftMark(false),
-		&expr.Bitwise{SourceRegister: nftRegister(0), DestRegister: nftRegister(0), Len: 4, Mask: mark, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: nftRegister(0), Data: make([]byte, 4)},
+		metaMark(false),
+		&expr.Bitwise{SourceRegister: registerAt(0), DestRegister: registerAt(0), Len: 4, Mask: mark, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: registerAt(0), Data: make([]byte, 4)},
 	}
 	if family != hoststate.Inet {
 		// struct xt_mark_mtinfo1: mark, mask, invert, and padding to eight bytes.
@@ -176,7 +177,7 @@ func passExprs(family hoststate.Family) []expr.Any {
 }
 
 // follow reads foreign tables again when they may have changed.
-func (a *passApplier) follow() {
+func (a *Passes) follow() {
 	quiet := time.NewTimer(passQuiet)
 	quiet.Stop()
 	defer quiet.Stop()
@@ -193,7 +194,7 @@ func (a *passApplier) follow() {
 }
 
 // refresh reads foreign tables and tells what is different for us.
-func (a *passApplier) refresh() {
+func (a *Passes) refresh() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	chains, err := a.socket.foreignFilters(a.ours)
@@ -205,12 +206,12 @@ func (a *passApplier) refresh() {
 	a.chains = chains
 	for k, was := range before {
 		if after[k] != was {
-			a.changes.add(k)
+			a.changes.Add(k)
 		}
 	}
 	for k := range after {
 		if _, known := before[k]; !known {
-			a.changes.add(k)
+			a.changes.Add(k)
 		}
 	}
 }
@@ -227,11 +228,11 @@ func passState(chains map[hoststate.Key]*foreignChain) map[hoststate.Key][2]bool
 	return state
 }
 
-// events implements watcher.
-func (a *passApplier) events() <-chan []hoststate.Key { return a.changes.out }
+// Events tells what others have changed. It is closed with the applier.
+func (a *Passes) Events() <-chan []hoststate.Key { return a.changes.Out() }
 
 // Close stops following. Passes stay where they are.
-func (a *passApplier) Close() error {
+func (a *Passes) Close() error {
 	close(a.done)
 	a.tasks.Wait()
 	return a.socket.close()

@@ -1,4 +1,6 @@
-package host
+// Package changes passes on which objects on the host have changed, merged until
+// somebody receives them.
+package changes
 
 import (
 	"slices"
@@ -11,9 +13,9 @@ import (
 // collected yet; beyond that everything may have changed.
 const maxPendingKeys = 1 << 16
 
-// changes merges keys of changed objects until somebody receives them. Adding
+// Box merges keys of changed objects until somebody receives them. Adding
 // to it never waits for the receiver.
-type changes struct {
+type Box struct {
 	out  chan []hoststate.Key
 	wake chan struct{}
 
@@ -22,54 +24,55 @@ type changes struct {
 	all  bool
 }
 
-func newChanges() *changes {
-	return &changes{
+// New makes an empty box. Run delivers from it.
+func New() *Box {
+	return &Box{
 		out:  make(chan []hoststate.Key),
 		wake: make(chan struct{}, 1),
 		keys: map[hoststate.Key]struct{}{},
 	}
 }
 
-// add notes changed objects; none at all means that everything may have changed.
-func (c *changes) add(keys ...hoststate.Key) {
-	c.mu.Lock()
+// Add notes changed objects; none at all means that everything may have changed.
+func (b *Box) Add(keys ...hoststate.Key) {
+	b.mu.Lock()
 	for _, k := range keys {
-		c.keys[k] = struct{}{}
+		b.keys[k] = struct{}{}
 	}
-	if len(keys) == 0 || len(c.keys) > maxPendingKeys {
-		c.all = true
+	if len(keys) == 0 || len(b.keys) > maxPendingKeys {
+		b.all = true
 	}
-	if c.all {
-		clear(c.keys)
+	if b.all {
+		clear(b.keys)
 	}
-	c.mu.Unlock()
+	b.mu.Unlock()
 	select {
-	case c.wake <- struct{}{}:
+	case b.wake <- struct{}{}:
 	default:
 	}
 }
 
-// take returns what has been noted since the last take, sorted, and whether
+// Take returns what has been noted since the last call, sorted, and whether
 // there is anything.
-func (c *changes) take() ([]hoststate.Key, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.all && len(c.keys) == 0 {
+func (b *Box) Take() ([]hoststate.Key, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.all && len(b.keys) == 0 {
 		return nil, false
 	}
-	keys := make([]hoststate.Key, 0, len(c.keys))
-	for k := range c.keys {
+	keys := make([]hoststate.Key, 0, len(b.keys))
+	for k := range b.keys {
 		keys = append(keys, k)
 	}
 	hoststate.SortKeys(keys)
-	clear(c.keys)
-	c.all = false
+	clear(b.keys)
+	b.all = false
 	return keys, true
 }
 
-// run delivers what add notes until done is closed. Then it closes the channel.
-func (c *changes) run(done <-chan struct{}) {
-	defer close(c.out)
+// Run delivers what Add notes until done is closed. Then it closes the channel.
+func (b *Box) Run(done <-chan struct{}) {
+	defer close(b.out)
 	var batch []hoststate.Key
 	out := chan []hoststate.Key(nil) // nil while there is nothing to deliver
 	for {
@@ -78,13 +81,13 @@ func (c *changes) run(done <-chan struct{}) {
 			return
 		case out <- batch:
 			out = nil
-		case <-c.wake:
-			more, ok := c.take()
+		case <-b.wake:
+			more, ok := b.Take()
 			if !ok {
 				continue
 			}
 			batch = merge(out != nil, batch, more)
-			out = c.out
+			out = b.out
 		}
 	}
 }
@@ -101,3 +104,6 @@ func merge(pending bool, a, b []hoststate.Key) []hoststate.Key {
 	hoststate.SortKeys(all)
 	return slices.Compact(all)
 }
+
+// Out is where Run delivers: the keys in order, or none if everything may have changed.
+func (b *Box) Out() <-chan []hoststate.Key { return b.out }

@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"errors"
@@ -16,8 +16,8 @@ const maxMerged = 256
 // errClosed is returned for what is asked of a closed host.
 var errClosed = errors.New("the host is closed")
 
-// nftRequest is one call of Apply: all of it happens, or nothing.
-type nftRequest struct {
+// request is one call of Apply: all of it happens, or nothing.
+type request struct {
 	ops   []hoststate.Op
 	reply chan error // buffered
 	// gone are the removals that turned out to be of what is not there.
@@ -32,7 +32,7 @@ type goneStep struct {
 
 // write is the writer: the only goroutine that uses the socket and changes the
 // mirror. It makes one transaction of the requests that come together.
-func (a *nftApplier) write() {
+func (a *Applier) write() {
 	for {
 		select {
 		case <-a.done:
@@ -49,9 +49,9 @@ func (a *nftApplier) write() {
 	}
 }
 
-// expect tells that n more requests are to come, or, if n is negative, that
+// Expect tells that n more requests are to come, or, if n is negative, that
 // they are here or will never come.
-func (a *nftApplier) expect(n int) { a.coming.Add(int32(n)) }
+func (a *Applier) Expect(n int) { a.coming.Add(int32(n)) }
 
 // patience is how long a request waits for others that are on their way, in
 // transactions. For each transaction the kernel checks all rules of a table
@@ -61,8 +61,8 @@ const patience = 4
 
 // gather returns the requests for the next transaction: the first and all that
 // wait, and those that come soon. If none are on their way it does not wait.
-func (a *nftApplier) gather(first *nftRequest) []*nftRequest {
-	batch := append(make([]*nftRequest, 0, 8), first)
+func (a *Applier) gather(first *request) []*request {
+	batch := append(make([]*request, 0, 8), first)
 	var enough <-chan time.Time
 	for len(batch) < maxMerged {
 		select {
@@ -92,8 +92,8 @@ func (a *nftApplier) gather(first *nftRequest) []*nftRequest {
 // commitMerged carries out requests that do not know of each other. When the
 // kernel refuses the transaction, those it found fault with are taken out and
 // tried alone, so that each stands and falls by itself.
-func (a *nftApplier) commitMerged(batch []*nftRequest) {
-	var suspects []*nftRequest
+func (a *Applier) commitMerged(batch []*request) {
+	var suspects []*request
 	for len(batch) > 0 {
 		errs := a.commit(batch)
 		if errs == nil {
@@ -106,7 +106,7 @@ func (a *nftApplier) commitMerged(batch []*nftRequest) {
 			batch[0].reply <- errs[batch[0]]
 			break
 		}
-		var rest []*nftRequest
+		var rest []*request
 		for _, r := range batch {
 			if errs[r] != nil {
 				suspects = append(suspects, r)
@@ -117,21 +117,21 @@ func (a *nftApplier) commitMerged(batch []*nftRequest) {
 		batch = rest
 	}
 	for _, r := range suspects {
-		r.reply <- a.commit([]*nftRequest{r})[r]
+		r.reply <- a.commit([]*request{r})[r]
 	}
 }
 
 // commit carries out requests in one transaction. Unless all of them succeed
 // it changes nothing and returns the errors of those that are at fault.
-func (a *nftApplier) commit(batch []*nftRequest) map[*nftRequest]error {
+func (a *Applier) commit(batch []*request) map[*request]error {
 	type origin struct {
-		request *nftRequest
-		step    nftStep
+		request *request
+		step    step
 	}
 	for {
 		view := a.mirror.view(a.newTable)
-		errs := map[*nftRequest]error{}
-		var msgs []nftMessage
+		errs := map[*request]error{}
+		var msgs []message
 		var origins []origin
 		for _, r := range batch {
 			steps, err := view.plan(r.ops)
@@ -166,7 +166,7 @@ func (a *nftApplier) commit(batch []*nftRequest) map[*nftRequest]error {
 				o.request.gone[goneStep{o.step.op, o.step.msg.typ}] = true
 			case errs[o.request] == nil:
 				op := o.request.ops[o.step.op]
-				errs[o.request] = &OpError{op, a.explain(op, r)}
+				errs[o.request] = &hoststate.OpError{Op: op, Err: a.explain(op, r)}
 			}
 		}
 		switch {
@@ -177,7 +177,7 @@ func (a *nftApplier) commit(batch []*nftRequest) map[*nftRequest]error {
 				err = errors.New("the kernel refused the transaction")
 			}
 			for _, r := range batch {
-				errs[r] = &OpError{r.ops[0], err}
+				errs[r] = &hoststate.OpError{Op: r.ops[0], Err: err}
 			}
 			return errs
 		}
@@ -185,7 +185,7 @@ func (a *nftApplier) commit(batch []*nftRequest) map[*nftRequest]error {
 }
 
 // explain says what an error of the kernel means for an operation.
-func (a *nftApplier) explain(op hoststate.Op, r nftRefusal) error {
+func (a *Applier) explain(op hoststate.Op, r refusal) error {
 	err := r.err()
 	object := op.Object()
 	switch r.errno {
@@ -235,7 +235,7 @@ func kernelOption(family hoststate.Family, e hoststate.Expr) string {
 // unsupported finds an expression of the chain that this kernel lacks, by
 // trying those that refer to nothing else one by one. It returns nil if the
 // kernel knows them all.
-func (a *nftApplier) unsupported(c hoststate.Chain) error {
+func (a *Applier) unsupported(c hoststate.Chain) error {
 	scratch := hoststate.Chain{Table: hoststate.TableRef{Family: c.Table.Family, Name: probeTable}, Name: "probe"}
 	chain, err := addChain(scratch)
 	if err != nil {

@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"fmt"
@@ -12,11 +12,11 @@ import (
 	"viaduct/internal/hoststate"
 )
 
-// eventNFT waits for the next report of changes.
-func eventNFT(t testing.TB, a *nftApplier) []hoststate.Key {
+// event waits for the next report of changes.
+func event(t testing.TB, a *Applier) []hoststate.Key {
 	t.Helper()
 	select {
-	case keys := <-a.events():
+	case keys := <-a.Events():
 		return keys
 	case <-time.After(5 * time.Second):
 		t.Fatal("nobody told of the change")
@@ -25,46 +25,46 @@ func eventNFT(t testing.TB, a *nftApplier) []hoststate.Key {
 }
 
 // eventsUntil collects reports until one names the key.
-func eventsUntil(t testing.TB, a *nftApplier, last hoststate.Key) []hoststate.Key {
+func eventsUntil(t testing.TB, a *Applier, last hoststate.Key) []hoststate.Key {
 	t.Helper()
 	var all []hoststate.Key
 	for !slices.Contains(all, last) {
-		all = append(all, eventNFT(t, a)...)
+		all = append(all, event(t, a)...)
 	}
 	return all
 }
 
-func TestNFTHealsAfterFlush(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{Owner: OwnerNo})
+func TestHealsAfterFlush(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{Owner: OwnerNo})
 	want := everything()
-	reachNFT(t, a, want)
+	reach(t, a, want)
 	for range 3 {
 		nft(t, "flush ruleset")
 		start := time.Now()
-		keys := eventNFT(t, a)
+		keys := event(t, a)
 		if took := time.Since(start); took > 100*time.Millisecond {
 			t.Errorf("it took %v to notice", took)
 		}
 		for len(a.Owned()) > 0 { // one table's loss may be told before the other's
-			keys = append(keys, eventNFT(t, a)...)
+			keys = append(keys, event(t, a)...)
 		}
 		for k := range want {
 			if !slices.Contains(keys, k) {
 				t.Errorf("the loss of %s was not told", k)
 			}
 		}
-		applyNFT(t, a, Diff(want, a.Observe(want.Keys()))...)
+		apply(t, a, difference(want, a.Observe(want.Keys()))...)
 		checkNFT(t, a, want)
 	}
 }
 
 // Whatever others do to our tables is noticed, told by name, and put right.
-func TestNFTHealsForeignEdits(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{Owner: OwnerNo})
+func TestHealsForeignEdits(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{Owner: OwnerNo})
 	want := everything()
-	reachNFT(t, a, want)
+	reach(t, a, want)
 	input := hoststate.ChainKey(inetTable, "input")
 	for _, c := range []struct {
 		edit string
@@ -102,11 +102,11 @@ func TestNFTHealsForeignEdits(t *testing.T) {
 		if keys := eventsUntil(t, a, c.key); len(keys) != 1 {
 			t.Errorf("%s: told of %v", c.edit, keys)
 		}
-		ops := Diff(want, a.Owned())
+		ops := difference(want, a.Owned())
 		if len(ops) != 1 || ops[0].Key() != c.key {
 			t.Errorf("%s: to do:\n%s", c.edit, hoststate.FormatOps(ops))
 		}
-		applyNFT(t, a, ops...)
+		apply(t, a, ops...)
 		checkNFT(t, a, want)
 		if t.Failed() {
 			t.FailNow()
@@ -114,11 +114,11 @@ func TestNFTHealsForeignEdits(t *testing.T) {
 	}
 }
 
-func TestNFTForeignTablesAreNotOurs(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{Owner: OwnerNo})
+func TestForeignTablesAreNotOurs(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{Owner: OwnerNo})
 	want := firewallBase()
-	reachNFT(t, a, want)
+	reach(t, a, want)
 	nft(t, "add table inet other; add chain inet other input { type filter hook input priority 0; }; add table ip viaduct; add chain ip viaduct input;")
 	nft(t, "add chain inet viaduct stranger") // an end to wait for
 	stranger := hoststate.ChainKey(inetTable, "stranger")
@@ -132,24 +132,24 @@ func TestNFTForeignTablesAreNotOurs(t *testing.T) {
 }
 
 // Of our own transactions we are not even told.
-func TestNFTMonitorIgnoresOwn(t *testing.T) {
-	cleanNFT(t)
-	var sockets [2]*nftSocket
+func TestMonitorIgnoresOwn(t *testing.T) {
+	clean(t)
+	var sockets [2]*socket
 	for i := range sockets {
 		var err error
-		if sockets[i], err = openNFTSocket(nil); err != nil {
+		if sockets[i], err = openSocket(nil); err != nil {
 			t.Fatal(err)
 		}
 		defer sockets[i].close()
 	}
-	m, err := openNFTMonitor(sockets[0].port)
+	m, err := openMonitor(sockets[0].port)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
 	for i, s := range sockets {
 		table := hoststate.TableRef{Family: hoststate.Inet, Name: fmt.Sprint("by", i)}
-		if refused, err := s.commit([]nftMessage{addTable(table, 0)}); err != nil || len(refused) > 0 {
+		if refused, err := s.commit([]message{addTable(table, 0)}); err != nil || len(refused) > 0 {
 			t.Fatal(refused, err)
 		}
 	}
@@ -166,9 +166,9 @@ func TestNFTMonitorIgnoresOwn(t *testing.T) {
 }
 
 // When more changes at once than can be followed, all tables are read again.
-func TestNFTSurvivesOverflow(t *testing.T) {
-	cleanNFT(t)
-	monitor, err := openNFTMonitor(0)
+func TestSurvivesOverflow(t *testing.T) {
+	clean(t)
+	monitor, err := openMonitor(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestNFTSurvivesOverflow(t *testing.T) {
 	for range 10 { // while nobody reads
 		nft(t, "add table ip foreign; delete table ip foreign")
 	}
-	a := &nftApplier{names: testTables, log: slog.New(slog.DiscardHandler), monitor: monitor, dirty: newDirtyTables()}
+	a := &Applier{names: testTables, log: slog.New(slog.DiscardHandler), monitor: monitor, dirty: newDirtyTables()}
 	a.tasks.Go(a.watch)
 	select {
 	case <-a.dirty.wake:

@@ -1,14 +1,14 @@
-package host
+package nft
 
 import (
 	"testing"
 	"time"
 )
 
-// TestNFTGathers has the writer wait for company only if some is on its way, and
+// TestGathers has the writer wait for company only if some is on its way, and
 // then no longer than that is worth.
-func TestNFTGathers(t *testing.T) {
-	a := &nftApplier{requests: make(chan *nftRequest), done: make(chan struct{})}
+func TestGathers(t *testing.T) {
+	a := &Applier{requests: make(chan *request), done: make(chan struct{})}
 	for _, c := range []struct {
 		name   string
 		coming int           // requests said to be on their way
@@ -21,20 +21,20 @@ func TestNFTGathers(t *testing.T) {
 		{"one that never comes", 1, 0, time.Millisecond, 1},
 	} {
 		a.cost = c.cost
-		a.expect(c.coming)
+		a.Expect(c.coming)
 		go func() {
 			for range c.come {
-				a.requests <- &nftRequest{}
+				a.requests <- &request{}
 			}
 		}()
-		if got := a.gather(&nftRequest{}); len(got) != c.want {
+		if got := a.gather(&request{}); len(got) != c.want {
 			t.Errorf("%s: %d requests, not %d", c.name, len(got), c.want)
 		}
-		a.expect(-c.coming)
+		a.Expect(-c.coming)
 	}
-	a.expect(1)
+	a.Expect(1)
 	close(a.done)
-	if got := a.gather(&nftRequest{}); len(got) != 1 {
+	if got := a.gather(&request{}); len(got) != 1 {
 		t.Errorf("at the end: %d requests", len(got))
 	}
 }

@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"encoding/binary"
@@ -12,10 +12,11 @@ import (
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 )
 
-var nftFamilies = map[hoststate.Family]uint8{
+var families = map[hoststate.Family]uint8{
 	hoststate.Inet:         unix.NFPROTO_INET,
 	hoststate.BridgeFamily: unix.NFPROTO_BRIDGE,
 	hoststate.IPv4Family:   unix.NFPROTO_IPV4,
@@ -23,8 +24,8 @@ var nftFamilies = map[hoststate.Family]uint8{
 	hoststate.ARPFamily:    unix.NFPROTO_ARP,
 }
 
-// nftHooks are the hooks by number, the same in all families but ARP's.
-var nftHooks = []string{
+// hooks are the hooks by number, the same in all families but ARP's.
+var hooks = []string{
 	unix.NF_INET_PRE_ROUTING:  "prerouting",
 	unix.NF_INET_LOCAL_IN:     "input",
 	unix.NF_INET_FORWARD:      "forward",
@@ -32,19 +33,19 @@ var nftHooks = []string{
 	unix.NF_INET_POST_ROUTING: "postrouting",
 }
 
-// nftHooksARP are those of ARP's family.
-var nftHooksARP = []string{"input", "output"}
+// hooksARP are those of ARP's family.
+var hooksARP = []string{"input", "output"}
 
 // hooksOf are the hooks of a family by number.
 func hooksOf(family hoststate.Family) []string {
 	if family == hoststate.ARPFamily {
-		return nftHooksARP
+		return hooksARP
 	}
-	return nftHooks
+	return hooks
 }
 
-// nftType is an nft data type with its values.
-type nftType struct {
+// dataType is an nft data type with its values.
+type dataType struct {
 	nftables.SetDatatype
 	// field is some field of the type: the kernel keeps the type of a set only.
 	field  hoststate.Field
@@ -59,13 +60,13 @@ func decodeAddr(b []byte) hoststate.Value {
 	return hoststate.Addr(a)
 }
 
-// nftTypes are the types of the fields that sets are keyed by.
-var nftTypes = map[string]nftType{
+// dataTypes are the types of the fields that sets are keyed by.
+var dataTypes = map[string]dataType{
 	"ipv4_addr": {nftables.TypeIPAddr, hoststate.FieldSAddr4, encodeAddr, decodeAddr},
 	"ipv6_addr": {nftables.TypeIP6Addr, hoststate.FieldSAddr6, encodeAddr, decodeAddr},
 	"ifname": {nftables.TypeIFName, hoststate.FieldIIFName,
 		func(v hoststate.Value) ([]byte, error) { return ifnameBytes(v.IfName) },
-		func(b []byte) hoststate.Value { return hoststate.IfName(cString(b)) }},
+		func(b []byte) hoststate.Value { return hoststate.IfName(nl.CString(b)) }},
 	"inet_service": {nftables.TypeInetService, hoststate.FieldDPort,
 		func(v hoststate.Value) ([]byte, error) { return portBytes(v.Port), nil },
 		func(b []byte) hoststate.Value { return hoststate.Port(binary.BigEndian.Uint16(b)) }},
@@ -79,8 +80,8 @@ var nftTypes = map[string]nftType{
 const dynamicSetSize = 65535
 
 // addTable creates a table or changes its flags.
-func addTable(t hoststate.TableRef, flags nftables.TableFlags) nftMessage {
-	m := nftMessage{typ: unix.NFT_MSG_NEWTABLE, flags: unix.NLM_F_CREATE, family: nftFamilies[t.Family]}
+func addTable(t hoststate.TableRef, flags nftables.TableFlags) message {
+	m := message{typ: unix.NFT_MSG_NEWTABLE, flags: unix.NLM_F_CREATE, family: families[t.Family]}
 	m.attrs.str(unix.NFTA_TABLE_NAME, t.Name)
 	m.attrs.u32(unix.NFTA_TABLE_FLAGS, uint32(flags))
 	return m
@@ -88,8 +89,8 @@ func addTable(t hoststate.TableRef, flags nftables.TableFlags) nftMessage {
 
 // named is a request about an object that is in a table and has a name. In all
 // of them the table is the first attribute and the name the second or third.
-func named(typ uint16, t hoststate.TableRef, nameAttr uint16, name string) nftMessage {
-	m := nftMessage{typ: typ, family: nftFamilies[t.Family]}
+func named(typ uint16, t hoststate.TableRef, nameAttr uint16, name string) message {
+	m := message{typ: typ, family: families[t.Family]}
 	m.attrs.str(unix.NFTA_TABLE_NAME, t.Name)
 	if name != "" {
 		m.attrs.str(nameAttr, name)
@@ -97,10 +98,10 @@ func named(typ uint16, t hoststate.TableRef, nameAttr uint16, name string) nftMe
 	return m
 }
 
-func deleteTable(t hoststate.TableRef) nftMessage { return named(unix.NFT_MSG_DELTABLE, t, 0, "") }
+func deleteTable(t hoststate.TableRef) message { return named(unix.NFT_MSG_DELTABLE, t, 0, "") }
 
 // addChain creates a chain without rules, or changes the policy of a base chain.
-func addChain(c hoststate.Chain) (nftMessage, error) {
+func addChain(c hoststate.Chain) (message, error) {
 	m := named(unix.NFT_MSG_NEWCHAIN, c.Table, unix.NFTA_CHAIN_NAME, c.Name)
 	m.flags = unix.NLM_F_CREATE
 	if err := checkName("chain", c.Name); err != nil || c.Hook == nil {
@@ -123,16 +124,16 @@ func addChain(c hoststate.Chain) (nftMessage, error) {
 	return m, nil
 }
 
-func flushChain(c hoststate.Chain) nftMessage {
+func flushChain(c hoststate.Chain) message {
 	return named(unix.NFT_MSG_DELRULE, c.Table, unix.NFTA_RULE_CHAIN, c.Name)
 }
 
-func deleteChain(c hoststate.Chain) nftMessage {
+func deleteChain(c hoststate.Chain) message {
 	return named(unix.NFT_MSG_DELCHAIN, c.Table, unix.NFTA_CHAIN_NAME, c.Name)
 }
 
 // addRule appends a rule to a chain.
-func addRule(c hoststate.Chain, r hoststate.Rule) (nftMessage, error) {
+func addRule(c hoststate.Chain, r hoststate.Rule) (message, error) {
 	m := named(unix.NFT_MSG_NEWRULE, c.Table, unix.NFTA_RULE_CHAIN, c.Name)
 	m.flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
 	exprs, err := compileRule(c.Table.Family, r)
@@ -154,7 +155,7 @@ func addRule(c hoststate.Chain, r hoststate.Rule) (nftMessage, error) {
 }
 
 // addSet creates a set or map. The id tells sets of one batch apart.
-func addSet(s hoststate.Set, id uint32) (nftMessage, error) {
+func addSet(s hoststate.Set, id uint32) (message, error) {
 	m := named(unix.NFT_MSG_NEWSET, s.Table, unix.NFTA_SET_NAME, s.Name)
 	m.flags = unix.NLM_F_CREATE
 	if err := checkName("set", s.Name); err != nil {
@@ -187,7 +188,7 @@ func addSet(s hoststate.Set, id uint32) (nftMessage, error) {
 	return m, nil
 }
 
-func deleteSet(s hoststate.Set) nftMessage {
+func deleteSet(s hoststate.Set) message {
 	return named(unix.NFT_MSG_DELSET, s.Table, unix.NFTA_SET_NAME, s.Name)
 }
 
@@ -198,7 +199,7 @@ func setKeyType(s hoststate.Set) (nftables.SetDatatype, error) {
 	}
 	types := make([]nftables.SetDatatype, len(s.Fields))
 	for i, f := range s.Fields {
-		t, ok := nftTypes[f.Type()]
+		t, ok := dataTypes[f.Type()]
 		if !ok {
 			return nftables.SetDatatype{}, fmt.Errorf("set %s: no set is keyed by %q", s.Name, f)
 		}
@@ -226,8 +227,8 @@ func setUserData(s hoststate.Set) []byte {
 
 // elementMessage adds (NFT_MSG_NEWSETELEM) or deletes (NFT_MSG_DELSETELEM) an
 // element.
-func elementMessage(typ uint16, e hoststate.Element) (nftMessage, error) {
-	m := nftMessage{typ: typ, flags: unix.NLM_F_CREATE, family: nftFamilies[e.Table.Family]}
+func elementMessage(typ uint16, e hoststate.Element) (message, error) {
+	m := message{typ: typ, flags: unix.NLM_F_CREATE, family: families[e.Table.Family]}
 	if err := checkName("set", e.Set); err != nil {
 		return m, err
 	}
@@ -267,7 +268,7 @@ func elementKey(e hoststate.Element) ([]byte, error) {
 	}
 	var key []byte
 	for _, v := range e.Fields {
-		t, ok := nftTypes[v.Type]
+		t, ok := dataTypes[v.Type]
 		if !ok {
 			return nil, fmt.Errorf("element of %s: no type %q", e.Set, v.Type)
 		}
@@ -280,7 +281,7 @@ func elementKey(e hoststate.Element) ([]byte, error) {
 		}
 		key = append(key, b...)
 		if len(e.Fields) > 1 {
-			key = append(key, make([]byte, nlAlign(len(key))-len(key))...)
+			key = append(key, make([]byte, nl.Align(len(key))-len(key))...)
 		}
 	}
 	return key, nil
@@ -295,22 +296,22 @@ func fitsIn(e hoststate.Element, s hoststate.Set) bool {
 // decodeTable reads the body of a table message.
 func decodeTable(b []byte) (name string, flags nftables.TableFlags, owner uint32) {
 	const ownerAttr = 7 // NFTA_TABLE_OWNER
-	return strIn(b, unix.NFTA_TABLE_NAME), nftables.TableFlags(u32In(b, unix.NFTA_TABLE_FLAGS)), u32In(b, ownerAttr)
+	return nl.String(b, unix.NFTA_TABLE_NAME), nftables.TableFlags(nl.Uint32(b, unix.NFTA_TABLE_FLAGS)), nl.Uint32(b, ownerAttr)
 }
 
 // decodeChain reads the body of a chain message, without rules.
 func decodeChain(t hoststate.TableRef, b []byte) hoststate.Chain {
-	c := hoststate.Chain{Table: t, Name: strIn(b, unix.NFTA_CHAIN_NAME)}
-	hook := attrIn(b, unix.NFTA_CHAIN_HOOK)
+	c := hoststate.Chain{Table: t, Name: nl.String(b, unix.NFTA_CHAIN_NAME)}
+	hook := nl.Attr(b, unix.NFTA_CHAIN_HOOK)
 	if hook == nil {
 		return c
 	}
-	number := u32In(hook, unix.NFTA_HOOK_HOOKNUM)
+	number := nl.Uint32(hook, unix.NFTA_HOOK_HOOKNUM)
 	c.Hook = &hoststate.Hook{
-		Type:     strIn(b, unix.NFTA_CHAIN_TYPE),
+		Type:     nl.String(b, unix.NFTA_CHAIN_TYPE),
 		Hook:     fmt.Sprint(number),
-		Priority: int(int32(u32In(hook, unix.NFTA_HOOK_PRIORITY))),
-		Drop:     nftables.ChainPolicy(u32In(b, unix.NFTA_CHAIN_POLICY)) == nftables.ChainPolicyDrop,
+		Priority: int(int32(nl.Uint32(hook, unix.NFTA_HOOK_PRIORITY))),
+		Drop:     nftables.ChainPolicy(nl.Uint32(b, unix.NFTA_CHAIN_POLICY)) == nftables.ChainPolicyDrop,
 	}
 	if hooks := hooksOf(t.Family); int(number) < len(hooks) {
 		c.Hook.Hook = hooks[number]
@@ -320,8 +321,8 @@ func decodeChain(t hoststate.TableRef, b []byte) hoststate.Chain {
 
 // decodeRuleMessage reads the body of a rule message and names its chain.
 func decodeRuleMessage(t hoststate.TableRef, b []byte) (chain string, rule hoststate.Rule) {
-	chain = strIn(b, unix.NFTA_RULE_CHAIN)
-	exprs, err := decodeExprs(nftFamilies[t.Family], attrIn(b, unix.NFTA_RULE_EXPRESSIONS))
+	chain = nl.String(b, unix.NFTA_RULE_CHAIN)
+	exprs, err := decodeExprs(families[t.Family], nl.Attr(b, unix.NFTA_RULE_EXPRESSIONS))
 	if err != nil {
 		return chain, hoststate.Rule{foreignRule{err.Error()}}
 	}
@@ -336,18 +337,18 @@ func decodeRuleMessage(t hoststate.TableRef, b []byte) (chain string, rule hosts
 // back without fields; one that belongs to a foreign rule is not ok.
 func decodeSet(t hoststate.TableRef, b []byte) (s hoststate.Set, ok bool) {
 	const ours = unix.NFT_SET_MAP | unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
-	flags := u32In(b, unix.NFTA_SET_FLAGS)
-	s = hoststate.Set{Table: t, Name: strIn(b, unix.NFTA_SET_NAME)}
+	flags := nl.Uint32(b, unix.NFTA_SET_FLAGS)
+	s = hoststate.Set{Table: t, Name: nl.String(b, unix.NFTA_SET_NAME)}
 	if flags&unix.NFT_SET_ANONYMOUS != 0 {
 		return s, false
 	}
 	s.Verdicts = flags&unix.NFT_SET_MAP != 0
 	s.Dynamic = flags&(unix.NFT_SET_EVAL|unix.NFT_SET_TIMEOUT) == unix.NFT_SET_EVAL|unix.NFT_SET_TIMEOUT
-	if v := attrIn(b, unix.NFTA_SET_TIMEOUT); len(v) == 8 {
+	if v := nl.Attr(b, unix.NFTA_SET_TIMEOUT); len(v) == 8 {
 		s.TimeoutSeconds = int(time.Duration(binary.BigEndian.Uint64(v)) * time.Millisecond / time.Second)
 	}
-	if flags&^ours == 0 && (!s.Verdicts || u32In(b, unix.NFTA_SET_DATA_TYPE) == unix.NFT_DATA_VERDICT) {
-		s.Fields = keyFields(u32In(b, unix.NFTA_SET_KEY_TYPE))
+	if flags&^ours == 0 && (!s.Verdicts || nl.Uint32(b, unix.NFTA_SET_DATA_TYPE) == unix.NFT_DATA_VERDICT) {
+		s.Fields = keyFields(nl.Uint32(b, unix.NFTA_SET_KEY_TYPE))
 	}
 	return s, true
 }
@@ -356,7 +357,7 @@ func decodeSet(t hoststate.TableRef, b []byte) (s hoststate.Set, ok bool) {
 func keyFields(magic uint32) []hoststate.Field {
 	var fields []hoststate.Field
 	for ; magic != 0; magic >>= nftables.SetConcatTypeBits {
-		f, ok := nftFieldOfType[magic&nftables.SetConcatTypeMask]
+		f, ok := fieldOfType[magic&nftables.SetConcatTypeMask]
 		if !ok {
 			return nil
 		}
@@ -366,9 +367,9 @@ func keyFields(magic uint32) []hoststate.Field {
 	return fields
 }
 
-var nftFieldOfType = func() map[uint32]hoststate.Field {
+var fieldOfType = func() map[uint32]hoststate.Field {
 	m := map[uint32]hoststate.Field{}
-	for _, t := range nftTypes {
+	for _, t := range dataTypes {
 		m[t.GetNFTMagic()] = t.field
 	}
 	return m
@@ -377,23 +378,23 @@ var nftFieldOfType = func() map[uint32]hoststate.Field {
 // decodeElements reads the body of an element message.
 func decodeElements(s hoststate.Set, b []byte) []hoststate.Element {
 	var out []hoststate.Element
-	for _, item := range eachAttr(attrIn(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+	for _, item := range nl.Attrs(nl.Attr(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
 		e := hoststate.Element{Table: s.Table, Set: s.Name}
-		key := attrIn(attrIn(item, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)
+		key := nl.Attr(nl.Attr(item, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)
 		for _, f := range s.Fields {
-			t := nftTypes[f.Type()]
+			t := dataTypes[f.Type()]
 			size := int(t.Bytes)
 			if len(key) < size {
 				return out
 			}
 			e.Fields = append(e.Fields, t.decode(key[:size]))
-			key = key[min(nlAlign(size), len(key)):]
+			key = key[min(nl.Align(size), len(key)):]
 		}
 		if s.Verdicts {
-			data := attrIn(attrIn(item, unix.NFTA_SET_ELEM_DATA), unix.NFTA_DATA_VERDICT)
+			data := nl.Attr(nl.Attr(item, unix.NFTA_SET_ELEM_DATA), unix.NFTA_DATA_VERDICT)
 			v, ok := wantedVerdict(&expr.Verdict{
-				Kind:  expr.VerdictKind(int32(u32In(data, unix.NFTA_VERDICT_CODE))),
-				Chain: strIn(data, unix.NFTA_VERDICT_CHAIN),
+				Kind:  expr.VerdictKind(int32(nl.Uint32(data, unix.NFTA_VERDICT_CODE))),
+				Chain: nl.String(data, unix.NFTA_VERDICT_CHAIN),
 			})
 			if !ok {
 				v = hoststate.Verdict{Kind: "foreign"}

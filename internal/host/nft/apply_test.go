@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"context"
@@ -45,11 +45,11 @@ func firewallOf(n int) hoststate.State {
 	return s
 }
 
-func TestNFTConcurrentApply(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
+func TestConcurrentApply(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
 	want := firewallBase()
-	applyNFT(t, a, Diff(want, nil)...)
+	apply(t, a, difference(want, nil)...)
 
 	const calls, faulty = 200, 77
 	errs := make([]error, calls)
@@ -62,11 +62,11 @@ func TestNFTConcurrentApply(t *testing.T) {
 		} else {
 			want = union(want, part)
 		}
-		wg.Go(func() { errs[n] = a.Apply(context.Background(), Diff(part, nil)) })
+		wg.Go(func() { errs[n] = a.Apply(context.Background(), difference(part, nil)) })
 	}
 	wg.Wait()
 	for n, err := range errs {
-		var op *OpError
+		var op *hoststate.OpError
 		switch {
 		case n != faulty && err != nil:
 			t.Errorf("call %d failed because of another: %v", n, err)
@@ -79,25 +79,25 @@ func TestNFTConcurrentApply(t *testing.T) {
 
 // Requests in one transaction can be in each other's way. Once the faulty one
 // is out, the others are judged by themselves.
-func TestNFTInnocentSuspect(t *testing.T) {
-	cleanNFT(t)
-	s, err := openNFTSocket(nil)
+func TestInnocentSuspect(t *testing.T) {
+	clean(t)
+	s, err := openSocket(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()
-	a := &nftApplier{names: testTables, socket: s, mirror: newNFTMirror(s.port)}
-	request := func(ops ...hoststate.Op) *nftRequest {
-		return &nftRequest{ops: ops, reply: make(chan error, 1)}
+	a := &Applier{names: testTables, socket: s, mirror: newMirror(s.port)}
+	ask := func(ops ...hoststate.Op) *request {
+		return &request{ops: ops, reply: make(chan error, 1)}
 	}
 	jump := verdict(hoststate.Jump, "net1")
 	net1, other := chain(inetTable, "net1", nil), hoststate.Table{Ref: bridgeTable}
 	entry := element("in", &jump, hoststate.IfName("virbr1"))
 	want := union(firewallBase(), state(net1))
-	base := request(Diff(want, nil)...)
-	faulty := request(remover(net1), create(element("nowhere", nil, hoststate.IfName("x"))))
-	innocent := request(create(entry))
-	a.commitMerged([]*nftRequest{base, faulty, innocent, request(create(other))})
+	base := ask(difference(want, nil)...)
+	faulty := ask(remover(net1), create(element("nowhere", nil, hoststate.IfName("x"))))
+	innocent := ask(create(entry))
+	a.commitMerged([]*request{base, faulty, innocent, ask(create(other))})
 	if err := <-base.reply; err != nil {
 		t.Error(err)
 	}
@@ -111,10 +111,10 @@ func TestNFTInnocentSuspect(t *testing.T) {
 	checkNFT(t, a, want)
 }
 
-func TestNFTRefusesWithoutAsking(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
-	applyNFT(t, a, Diff(firewallBase(), nil)...)
+func TestRefusesWithoutAsking(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
+	apply(t, a, difference(firewallBase(), nil)...)
 	v := verdict(hoststate.Accept)
 	for name, o := range map[string]hoststate.Object{
 		"sixteen-letters!":            element("in", &v, hoststate.IfName("sixteen-letters!")),
@@ -140,7 +140,7 @@ func TestNFTRefusesWithoutAsking(t *testing.T) {
 		"table, chain or set that is": element("nosuchset", nil, hoststate.IfName("x")),
 	} {
 		err := a.Apply(t.Context(), []hoststate.Op{create(o)})
-		var op *OpError
+		var op *hoststate.OpError
 		if !errors.As(err, &op) || !strings.Contains(err.Error(), name) {
 			t.Errorf("want an error with %q, got: %v", name, err)
 		}
@@ -157,10 +157,10 @@ func slicesRepeat(f hoststate.Field, n int) []hoststate.Field {
 }
 
 // What a kernel lacks is named. This one may lack nothing.
-func TestNFTNamesWhatTheKernelLacks(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
-	applyNFT(t, a, create(hoststate.Table{Ref: bridgeTable}))
+func TestNamesWhatTheKernelLacks(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
+	apply(t, a, create(hoststate.Table{Ref: bridgeTable}))
 	lacking := 0
 	for option, e := range map[string]hoststate.Expr{
 		"CONFIG_NFT_BRIDGE_REJECT":   hoststate.Reject{},
@@ -178,43 +178,43 @@ func TestNFTNamesWhatTheKernelLacks(t *testing.T) {
 	t.Logf("this kernel lacks %d of 2", lacking)
 }
 
-func TestNFTDeletesWhatIsGone(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{Owner: OwnerNo})
+func TestDeletesWhatIsGone(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{Owner: OwnerNo})
 	want, network := firewallBase(), firewallOf(1)
-	reachNFT(t, a, union(want, network))
+	reach(t, a, union(want, network))
 	// Behind our back, and faster than the notification: the mirror still has
 	// them because nobody reads it in between.
 	nft(t, `delete element inet viaduct in { "virbr1" }; flush chain inet viaduct a1_in; delete chain inet viaduct a1_in; delete chain inet viaduct net1_in`)
-	removals := Diff(nil, network)
-	applyNFT(t, a, removals...)
-	applyNFT(t, a, removals...)
+	removals := difference(nil, network)
+	apply(t, a, removals...)
+	apply(t, a, removals...)
 	checkNFT(t, a, want)
-	applyNFT(t, a, remover(hoststate.Table{Ref: bridgeTable}))
+	apply(t, a, remover(hoststate.Table{Ref: bridgeTable}))
 }
 
-func TestNFTCreatesAgain(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
+func TestCreatesAgain(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
 	want := union(firewallBase(), firewallOf(1))
-	applyNFT(t, a, Diff(want, nil)...)
-	applyNFT(t, a, Diff(want, nil)...)
+	apply(t, a, difference(want, nil)...)
+	apply(t, a, difference(want, nil)...)
 	checkNFT(t, a, want)
 }
 
-func TestNFTChangesElementVerdict(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
+func TestChangesElementVerdict(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
 	want := union(firewallBase(), firewallOf(1))
-	reachNFT(t, a, want)
+	reach(t, a, want)
 	drop := verdict(hoststate.Drop)
 	want.Add(element("in", &drop, hoststate.IfName("virbr1")))
-	reachNFT(t, a, want)
+	reach(t, a, want)
 }
 
 // What the kernel cannot change in place makes the table be replaced, in one
 // transaction and with all that it holds.
-func TestNFTReplacesTable(t *testing.T) {
+func TestReplacesTable(t *testing.T) {
 	byIn, byOut := []hoststate.Field{hoststate.FieldIIFName}, []hoststate.Field{hoststate.FieldOIFName}
 	for name, c := range map[string]struct {
 		change hoststate.State
@@ -232,10 +232,10 @@ func TestNFTReplacesTable(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cleanNFT(t)
-			a := openNFT(t, nftOptions{})
+			clean(t)
+			a := openTest(t, Options{})
 			before := union(firewallBase(), firewallOf(1), firewallOf(2))
-			reachNFT(t, a, before)
+			reach(t, a, before)
 			want := union(before, c.change)
 			if c.lose.Kind != 0 {
 				for k := range want {
@@ -245,12 +245,12 @@ func TestNFTReplacesTable(t *testing.T) {
 				}
 			}
 			var ops []hoststate.Op
-			for _, op := range Diff(want, before) {
+			for _, op := range difference(want, before) {
 				if op.Verb != hoststate.Delete { // what no longer fits goes by itself
 					ops = append(ops, op)
 				}
 			}
-			applyNFT(t, a, ops...)
+			apply(t, a, ops...)
 			checkNFT(t, a, want)
 			if o := readNFTTable(t, inetTable); o.flags != owned {
 				t.Errorf("the new table has flags %v", o.flags)
@@ -260,51 +260,51 @@ func TestNFTReplacesTable(t *testing.T) {
 }
 
 // A policy changes in place.
-func TestNFTChangesPolicy(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
+func TestChangesPolicy(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
 	want := firewallBase()
-	reachNFT(t, a, want)
+	reach(t, a, want)
 	c := want[hoststate.ChainKey(inetTable, "forward")].(hoststate.Chain)
 	c.Hook = &hoststate.Hook{Type: "filter", Hook: "forward", Drop: true}
 	want.Add(c)
-	reachNFT(t, a, want)
+	reach(t, a, want)
 }
 
-func TestNFTUndoneTable(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
+func TestUndoneTable(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
 	want := union(firewallBase(), firewallOf(1))
-	reachNFT(t, a, want)
+	reach(t, a, want)
 	table := hoststate.Table{Ref: inetTable}
-	undo := append([]hoststate.Op{create(table)}, a.contents(table.Key())...)
-	applyNFT(t, a, remover(table))
+	undo := append([]hoststate.Op{create(table)}, a.Contents(table.Key())...)
+	apply(t, a, remover(table))
 	checkNFT(t, a, nil)
-	applyNFT(t, a, undo...)
+	apply(t, a, undo...)
 	checkNFT(t, a, want)
 }
 
-func TestNFTClosed(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
+func TestClosed(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Apply(t.Context(), Diff(firewallBase(), nil)); !errors.Is(err, errClosed) {
+	if err := a.Apply(t.Context(), difference(firewallBase(), nil)); !errors.Is(err, errClosed) {
 		t.Errorf("Apply on a closed firewall: %v", err)
 	}
-	if _, open := <-a.events(); open {
+	if _, open := <-a.Events(); open {
 		t.Error("events are still open")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := a.Apply(ctx, Diff(firewallBase(), nil)); err == nil {
+	if err := a.Apply(ctx, difference(firewallBase(), nil)); err == nil {
 		t.Error("Apply with a context that is over succeeded")
 	}
 }
 
-// networksNFT is the firewall of many networks.
-func networksNFT(count int) hoststate.State {
+// networks is the firewall of many networks.
+func networks(count int) hoststate.State {
 	all := firewallBase()
 	for n := range count {
 		for k, o := range firewallOf(n + 1) {
@@ -319,15 +319,15 @@ func networksNFT(count int) hoststate.State {
 func BenchmarkNFTAddNetwork(b *testing.B) {
 	for _, present := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprintf("beside-%d", present), func(b *testing.B) {
-			cleanNFT(b)
-			a := openNFT(b, nftOptions{})
-			applyNFT(b, a, Diff(networksNFT(present), nil)...)
+			clean(b)
+			a := openTest(b, Options{})
+			apply(b, a, difference(networks(present), nil)...)
 			network := firewallOf(0)
-			add, remove := Diff(network, nil), Diff(nil, network)
+			add, remove := difference(network, nil), difference(nil, network)
 			for b.Loop() {
-				applyNFT(b, a, add...)
+				apply(b, a, add...)
 				b.StopTimer()
-				applyNFT(b, a, remove...)
+				apply(b, a, remove...)
 				b.StartTimer()
 			}
 		})
@@ -336,11 +336,11 @@ func BenchmarkNFTAddNetwork(b *testing.B) {
 
 // BenchmarkNFTOpen starts beside the firewall of a thousand networks.
 func BenchmarkNFTOpen(b *testing.B) {
-	cleanNFT(b)
-	a := openNFT(b, nftOptions{Owner: OwnerNo})
-	applyNFT(b, a, Diff(networksNFT(1000), nil)...)
+	clean(b)
+	a := openTest(b, Options{Owner: OwnerNo})
+	apply(b, a, difference(networks(1000), nil)...)
 	for b.Loop() {
-		next, err := newNFT(nftOptions{Tables: testTables, Owner: OwnerNo})
+		next, err := Open(Options{Tables: testTables, Owner: OwnerNo})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -354,13 +354,13 @@ func BenchmarkNFTOpen(b *testing.B) {
 
 // BenchmarkNFTAll brings up the firewall of a thousand networks at once.
 func BenchmarkNFTAll(b *testing.B) {
-	cleanNFT(b)
-	a := openNFT(b, nftOptions{})
-	ops := Diff(networksNFT(1000), nil)
+	clean(b)
+	a := openTest(b, Options{})
+	ops := difference(networks(1000), nil)
 	for b.Loop() {
-		applyNFT(b, a, ops...)
+		apply(b, a, ops...)
 		b.StopTimer()
-		applyNFT(b, a, remover(hoststate.Table{Ref: inetTable}))
+		apply(b, a, remover(hoststate.Table{Ref: inetTable}))
 		b.StartTimer()
 	}
 }

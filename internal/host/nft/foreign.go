@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"encoding/binary"
@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 )
 
@@ -42,18 +43,18 @@ type foreignChain struct {
 
 // foreignFilters reads the chains of others that filter packets to the host or
 // through it, and those that passes can be put into.
-func (s *nftSocket) foreignFilters(but []hoststate.TableRef) (map[hoststate.Key]*foreignChain, error) {
-	families := map[uint8]hoststate.Family{}
+func (s *socket) foreignFilters(but []hoststate.TableRef) (map[hoststate.Key]*foreignChain, error) {
+	named := map[uint8]hoststate.Family{}
 	for _, f := range []hoststate.Family{hoststate.IPv4Family, hoststate.IPv6Family, hoststate.Inet} {
-		families[nftFamilies[f]] = f
+		named[families[f]] = f
 	}
 	var chains map[hoststate.Key]*foreignChain
-	err := s.dump(nftMessage{typ: unix.NFT_MSG_GETCHAIN}, func(family uint8, b []byte) {
+	err := s.dump(message{typ: unix.NFT_MSG_GETCHAIN}, func(family uint8, b []byte) {
 		if b == nil {
 			chains = map[hoststate.Key]*foreignChain{}
 			return
 		}
-		t := hoststate.TableRef{Family: families[family], Name: strIn(b, unix.NFTA_CHAIN_TABLE)}
+		t := hoststate.TableRef{Family: named[family], Name: nl.String(b, unix.NFTA_CHAIN_TABLE)}
 		if c := decodeChain(t, b); t.Family != "" && !slices.Contains(but, t) && (filters(c) || isPlace(c)) {
 			chains[c.Key()] = &foreignChain{Chain: c}
 		}
@@ -84,19 +85,19 @@ func isPlace(c hoststate.Chain) bool {
 }
 
 // readForeignRules learns of a chain's rules what foreignChain says.
-func (s *nftSocket) readForeignRules(c *foreignChain) error {
+func (s *socket) readForeignRules(c *foreignChain) error {
 	return s.dump(named(unix.NFT_MSG_GETRULE, c.Table, unix.NFTA_RULE_CHAIN, c.Name), func(_ uint8, b []byte) {
 		switch {
 		case b == nil:
 			c.rules, c.closed, c.pass = 0, false, 0
-		case strIn(b, unix.NFTA_RULE_CHAIN) != c.Name || strIn(b, unix.NFTA_RULE_TABLE) != c.Table.Name:
-		case string(attrIn(b, unix.NFTA_RULE_USERDATA)) == string(passComment):
-			if handle := attrIn(b, unix.NFTA_RULE_HANDLE); len(handle) == 8 {
+		case nl.String(b, unix.NFTA_RULE_CHAIN) != c.Name || nl.String(b, unix.NFTA_RULE_TABLE) != c.Table.Name:
+		case string(nl.Attr(b, unix.NFTA_RULE_USERDATA)) == string(passComment):
+			if handle := nl.Attr(b, unix.NFTA_RULE_HANDLE); len(handle) == 8 {
 				c.pass = binary.BigEndian.Uint64(handle)
 			}
 		default:
 			c.rules++
-			c.closed = dropsAll(attrIn(b, unix.NFTA_RULE_EXPRESSIONS))
+			c.closed = dropsAll(nl.Attr(b, unix.NFTA_RULE_EXPRESSIONS))
 		}
 	})
 }
@@ -105,17 +106,17 @@ func (s *nftSocket) readForeignRules(c *foreignChain) error {
 // nothing in it but that, counting and logging.
 func dropsAll(list []byte) bool {
 	drops := false
-	for _, e := range eachAttr(list) {
-		switch name := strIn(e, unix.NFTA_EXPR_NAME); name {
+	for _, e := range nl.Attrs(list) {
+		switch name := nl.String(e, unix.NFTA_EXPR_NAME); name {
 		case "counter", "log":
 		case "reject":
 			drops = true
 		case "target":
-			drops = strIn(attrIn(e, unix.NFTA_EXPR_DATA), unix.NFTA_TARGET_NAME) == "REJECT"
+			drops = nl.String(nl.Attr(e, unix.NFTA_EXPR_DATA), unix.NFTA_TARGET_NAME) == "REJECT"
 		case "immediate":
-			data := attrIn(attrIn(e, unix.NFTA_EXPR_DATA), unix.NFTA_IMMEDIATE_DATA)
-			verdict := attrIn(data, unix.NFTA_DATA_VERDICT)
-			drops = verdict != nil && u32In(verdict, unix.NFTA_VERDICT_CODE) == uint32(expr.VerdictDrop)
+			data := nl.Attr(nl.Attr(e, unix.NFTA_EXPR_DATA), unix.NFTA_IMMEDIATE_DATA)
+			verdict := nl.Attr(data, unix.NFTA_DATA_VERDICT)
+			drops = verdict != nil && nl.Uint32(verdict, unix.NFTA_VERDICT_CODE) == uint32(expr.VerdictDrop)
 		default:
 			return false
 		}
@@ -135,7 +136,7 @@ func passesIn(chains map[hoststate.Key]*foreignChain) []hoststate.Pass {
 	return list
 }
 
-// blockersIn lists the base chains that drop what they do not know and whose
+// BlockersIn lists the base chains that drop what they do not know and whose
 // table has no place for a pass at the same hook.
 func blockersIn(chains map[hoststate.Key]*foreignChain) []string {
 	helped := map[string]bool{}
@@ -155,7 +156,7 @@ func blockersIn(chains map[hoststate.Key]*foreignChain) []string {
 }
 
 // noteForeign tells the pass applier to look again.
-func (a *nftApplier) noteForeign() {
+func (a *Applier) noteForeign() {
 	select {
 	case a.foreign <- struct{}{}:
 	default:
@@ -164,12 +165,12 @@ func (a *nftApplier) noteForeign() {
 
 // concernsPasses reports whether notifications are about foreign chains coming
 // or going, or about rules where passes are.
-func (a *nftApplier) concernsPasses(b []byte) bool {
+func (a *Applier) concernsPasses(b []byte) bool {
 	for m := range nlMessages(b) {
 		if m.typ>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.body) < nfHeaderLen {
 			continue
 		}
-		about := nftMessage{family: m.body[0], attrs: m.body[nfHeaderLen:]}
+		about := message{family: m.body[0], attrs: m.body[nfHeaderLen:]}
 		switch m.typ & 0xff {
 		case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
 			if !slices.ContainsFunc(a.names, about.about) {

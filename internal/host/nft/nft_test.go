@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/lab"
 )
@@ -22,22 +23,22 @@ var (
 	testTables  = []hoststate.TableRef{inetTable, bridgeTable}
 )
 
-// openNFT opens the firewall and closes it when the test ends.
-func openNFT(t testing.TB, o nftOptions) *nftApplier {
+// openTest opens the firewall and closes it when the test ends.
+func openTest(t testing.TB, o Options) *Applier {
 	t.Helper()
-	a, err := tryNFT(t, o)
+	a, err := tryOpen(t, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return a
 }
 
-func tryNFT(t testing.TB, o nftOptions) (*nftApplier, error) {
+func tryOpen(t testing.TB, o Options) (*Applier, error) {
 	t.Helper()
 	if o.Tables == nil {
 		o.Tables = testTables
 	}
-	a, err := newNFT(o)
+	a, err := Open(o)
 	if err == nil {
 		t.Cleanup(func() {
 			if err := a.Close(); err != nil {
@@ -48,9 +49,9 @@ func tryNFT(t testing.TB, o nftOptions) (*nftApplier, error) {
 	return a, err
 }
 
-// cleanNFT removes the tests' tables when the test ends. To be called before
-// openNFT, since an owned table is removable only once its owner is closed.
-func cleanNFT(t testing.TB) {
+// clean removes the tests' tables when the test ends. To be called before
+// openTest, since an owned table is removable only once its owner is closed.
+func clean(t testing.TB) {
 	t.Helper()
 	lab.Need(t, "nft")
 	t.Cleanup(func() { nft(t, "flush ruleset") })
@@ -73,40 +74,40 @@ func tryNft(script string) (string, error) {
 	return string(out), err
 }
 
-func applyNFT(t testing.TB, a *nftApplier, ops ...hoststate.Op) {
+func apply(t testing.TB, a *Applier, ops ...hoststate.Op) {
 	t.Helper()
 	if err := a.Apply(t.Context(), ops); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// reachNFT makes the firewall be as wanted, and checks that nothing is left to do.
-func reachNFT(t testing.TB, a *nftApplier, want hoststate.State) {
+// reach makes the firewall be as wanted, and checks that nothing is left to do.
+func reach(t testing.TB, a *Applier, want hoststate.State) {
 	t.Helper()
-	applyNFT(t, a, Diff(want, a.Owned())...)
+	apply(t, a, difference(want, a.Owned())...)
 	checkNFT(t, a, want)
 }
 
 // checkNFT checks that the mirror and what the kernel really has are as wanted.
-func checkNFT(t testing.TB, a *nftApplier, want hoststate.State) {
+func checkNFT(t testing.TB, a *Applier, want hoststate.State) {
 	t.Helper()
-	if left := Diff(want, a.Owned()); len(left) > 0 {
+	if left := difference(want, a.Owned()); len(left) > 0 {
 		t.Errorf("the mirror differs:\n%s", hoststate.FormatOps(left))
 	}
-	if left := Diff(want, readNFT(t)); len(left) > 0 {
+	if left := difference(want, readAll(t)); len(left) > 0 {
 		t.Errorf("the kernel differs:\n%s", hoststate.FormatOps(left))
 	}
 }
 
 // readNFT reads the tests' tables afresh.
-func readNFT(t testing.TB) hoststate.State {
+func readAll(t testing.TB) hoststate.State {
 	t.Helper()
-	s, err := openNFTSocket(nil)
+	s, err := openSocket(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()
-	a := &nftApplier{names: testTables, socket: s, mirror: newNFTMirror(s.port)}
+	a := &Applier{names: testTables, socket: s, mirror: newMirror(s.port)}
 	if err := a.load(); err != nil {
 		t.Fatal(err)
 	}
@@ -238,11 +239,11 @@ func script(s hoststate.State) string {
 	return b.String()
 }
 
-// bytesNFT is what the kernel goes by in the tests' rules and sets, in hex. It
+// bytesOf is what the kernel goes by in the tests' rules and sets, in hex. It
 // has details that nft does not list.
-func bytesNFT(t testing.TB) []string {
+func bytesOf(t testing.TB) []string {
 	t.Helper()
-	s, err := openNFTSocket(nil)
+	s, err := openSocket(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,12 +256,12 @@ func bytesNFT(t testing.TB) []string {
 				if b == nil {
 					last = nil
 				} else if typ == unix.NFT_MSG_GETRULE {
-					last = append(last, fmt.Sprintf("%s %s %x", table, strIn(b, unix.NFTA_RULE_CHAIN), attrIn(b, unix.NFTA_RULE_EXPRESSIONS)))
+					last = append(last, fmt.Sprintf("%s %s %x", table, nl.String(b, unix.NFTA_RULE_CHAIN), nl.Attr(b, unix.NFTA_RULE_EXPRESSIONS)))
 				} else {
-					line := fmt.Sprintf("%s %s", table, strIn(b, unix.NFTA_SET_NAME))
+					line := fmt.Sprintf("%s %s", table, nl.String(b, unix.NFTA_SET_NAME))
 					for _, a := range []uint16{unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN, unix.NFTA_SET_DATA_TYPE,
 						unix.NFTA_SET_DATA_LEN, unix.NFTA_SET_TIMEOUT, unix.NFTA_SET_DESC} {
-						line += fmt.Sprintf(" %x", attrIn(b, a))
+						line += fmt.Sprintf(" %x", nl.Attr(b, a))
 					}
 					last = append(last, line)
 				}
@@ -276,36 +277,36 @@ func bytesNFT(t testing.TB) []string {
 	return append(rules, sets...)
 }
 
-func TestNFTListsAsWritten(t *testing.T) {
-	cleanNFT(t)
+func TestListsAsWritten(t *testing.T) {
+	clean(t)
 	want := everything()
 	nft(t, script(want))
-	byNFT, bytesByNFT := nft(t, "list ruleset"), bytesNFT(t)
-	readBack := readNFT(t)
+	byNFT, bytesByNFT := nft(t, "list ruleset"), bytesOf(t)
+	readBack := readAll(t)
 	nft(t, "flush ruleset")
 
-	a := openNFT(t, nftOptions{Owner: OwnerNo})
-	applyNFT(t, a, Diff(want, nil)...)
+	a := openTest(t, Options{Owner: OwnerNo})
+	apply(t, a, difference(want, nil)...)
 	byUs := nft(t, "list ruleset")
 	if diff := cmp.Diff(byNFT, byUs); diff != "" {
 		t.Errorf("nft lists what we wrote otherwise (-nft's own +ours):\n%s", diff)
 	}
-	if diff := cmp.Diff(bytesByNFT, bytesNFT(t)); diff != "" {
+	if diff := cmp.Diff(bytesByNFT, bytesOf(t)); diff != "" {
 		t.Errorf("the kernel keeps other bytes of what we wrote (-nft's own +ours):\n%s", diff)
 	}
-	if left := Diff(want, readBack); len(left) > 0 {
+	if left := difference(want, readBack); len(left) > 0 {
 		t.Errorf("what nft wrote reads otherwise:\n%s", hoststate.FormatOps(left))
 	}
 	checkNFT(t, a, want)
 }
 
-func TestNFTEndsEmpty(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{Owner: OwnerNo})
-	reachNFT(t, a, everything())
-	reachNFT(t, a, state(hoststate.Table{Ref: inetTable}))
-	reachNFT(t, a, everything())
-	reachNFT(t, a, nil)
+func TestEndsEmpty(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{Owner: OwnerNo})
+	reach(t, a, everything())
+	reach(t, a, state(hoststate.Table{Ref: inetTable}))
+	reach(t, a, everything())
+	reach(t, a, nil)
 	if left := nft(t, "list ruleset"); left != "" {
 		t.Errorf("left on the host:\n%s", left)
 	}

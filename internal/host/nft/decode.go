@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 )
 
@@ -22,9 +23,9 @@ type foreignRule struct{ what string }
 // Text implements hoststate.Expr.
 func (e foreignRule) Text() string { return "(foreign rule: " + e.what + ")" }
 
-// nftExprs makes the kernel's expressions that the rule language compiles to,
+// exprs makes the kernel's expressions that the rule language compiles to,
 // by the name the kernel lists them under.
-var nftExprs = map[string]func() expr.Any{
+var exprs = map[string]func() expr.Any{
 	"meta":      func() expr.Any { return &expr.Meta{} },
 	"cmp":       func() expr.Any { return &expr.Cmp{} },
 	"payload":   func() expr.Any { return &expr.Payload{} },
@@ -76,18 +77,18 @@ func encodeMasqPorts(m *expr.Masq) attrs {
 // the rule language has no use for.
 func decodeExprs(family uint8, list []byte) ([]expr.Any, error) {
 	var out []expr.Any
-	for _, v := range eachAttr(list) {
-		name, data := strIn(v, unix.NFTA_EXPR_NAME), attrIn(v, unix.NFTA_EXPR_DATA)
-		if read, ok := nftReaders[name]; ok {
+	for _, v := range nl.Attrs(list) {
+		name, data := nl.String(v, unix.NFTA_EXPR_NAME), nl.Attr(v, unix.NFTA_EXPR_DATA)
+		if read, ok := readers[name]; ok {
 			out = append(out, read(data))
 			continue
 		}
-		create, ok := nftExprs[name]
+		create, ok := exprs[name]
 		if !ok {
 			return nil, fmt.Errorf("%s", name)
 		}
-		if name == "immediate" && attrIn(attrIn(data, unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VERDICT) != nil {
-			v, err := decodeVerdict(attrIn(attrIn(data, unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VERDICT))
+		if name == "immediate" && nl.Attr(nl.Attr(data, unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VERDICT) != nil {
+			v, err := decodeVerdict(nl.Attr(nl.Attr(data, unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VERDICT))
 			if err != nil {
 				return nil, err
 			}
@@ -104,7 +105,7 @@ func decodeExprs(family uint8, list []byte) ([]expr.Any, error) {
 }
 
 func decodeVerdict(b []byte) (*expr.Verdict, error) {
-	v := &expr.Verdict{Kind: expr.VerdictKind(int32(u32In(b, unix.NFTA_VERDICT_CODE))), Chain: strIn(b, unix.NFTA_VERDICT_CHAIN)}
+	v := &expr.Verdict{Kind: expr.VerdictKind(int32(nl.Uint32(b, unix.NFTA_VERDICT_CODE))), Chain: nl.String(b, unix.NFTA_VERDICT_CHAIN)}
 	if _, ok := wantedVerdict(v); !ok {
 		return nil, fmt.Errorf("verdict %d", v.Kind)
 	}
@@ -113,7 +114,7 @@ func decodeVerdict(b []byte) (*expr.Verdict, error) {
 
 // wantedVerdict is the inverse of compileVerdict.
 func wantedVerdict(v *expr.Verdict) (hoststate.Verdict, bool) {
-	for kind, k := range nftVerdicts {
+	for kind, k := range verdicts {
 		if k == v.Kind {
 			return hoststate.Verdict{Kind: kind, Chain: v.Chain}, true
 		}
@@ -135,26 +136,26 @@ func decodeRule(family hoststate.Family, exprs []expr.Any) hoststate.Rule {
 	return rule
 }
 
-// nftTerm is one expression of the rule language as read from the kernel's.
-type nftTerm struct {
+// term is one expression of the rule language as read from the kernel's.
+type term struct {
 	expr   hoststate.Expr    // nil if it can only be a premise
 	fields []hoststate.Field // what it loads
 	// premise is what it asserts for later terms, if its field is not "".
-	premise nftPremise
+	premise premise
 }
 
 // hidePremises leaves out the comparisons that are there only for the sake of
 // the term behind them.
-func hidePremises(family hoststate.Family, terms []nftTerm) (hoststate.Rule, error) {
+func hidePremises(family hoststate.Family, terms []term) (hoststate.Rule, error) {
 	var rule hoststate.Rule
-	var known, pending []nftPremise
+	var known, pending []premise
 	for i, t := range terms {
 		if n := len(pending); n > 0 && t.premise == pending[0] {
 			known = append(known, pending[0])
 			pending = pending[1:]
 			continue
 		}
-		missing := slices.DeleteFunc(nftPremises(family, t.fields), func(p nftPremise) bool { return slices.Contains(known, p) })
+		missing := slices.DeleteFunc(premises(family, t.fields), func(p premise) bool { return slices.Contains(known, p) })
 		if len(missing) > 0 {
 			return nil, fmt.Errorf("%s without its premise", t.fields)
 		}
@@ -175,10 +176,10 @@ func hidePremises(family hoststate.Family, terms []nftTerm) (hoststate.Rule, err
 
 // premisesAhead returns the premises that the terms begin with, if the term
 // behind them lacks exactly these.
-func premisesAhead(family hoststate.Family, terms []nftTerm, known []nftPremise) []nftPremise {
-	var found []nftPremise
+func premisesAhead(family hoststate.Family, terms []term, known []premise) []premise {
+	var found []premise
 	for _, t := range terms {
-		missing := slices.DeleteFunc(nftPremises(family, t.fields), func(p nftPremise) bool { return slices.Contains(known, p) })
+		missing := slices.DeleteFunc(premises(family, t.fields), func(p premise) bool { return slices.Contains(known, p) })
 		if len(missing) > 0 {
 			if slices.Equal(missing, found) {
 				return found
@@ -209,9 +210,9 @@ func nextAs[T expr.Any](r *termReader) (T, bool) {
 	return e, ok
 }
 
-func readTerms(exprs []expr.Any) ([]nftTerm, error) {
+func readTerms(exprs []expr.Any) ([]term, error) {
 	r := &termReader{rest: exprs}
-	var terms []nftTerm
+	var terms []term
 	for len(r.rest) > 0 {
 		head := r.rest[0]
 		t, ok := r.term()
@@ -223,7 +224,7 @@ func readTerms(exprs []expr.Any) ([]nftTerm, error) {
 	return terms, nil
 }
 
-func (r *termReader) term() (nftTerm, bool) {
+func (r *termReader) term() (term, bool) {
 	switch e := r.rest[0].(type) {
 	case *expr.Meta, *expr.Payload:
 		if m, ok := e.(*expr.Meta); ok && m.Key == expr.MetaKeyMARK {
@@ -236,53 +237,53 @@ func (r *termReader) term() (nftTerm, bool) {
 		return r.clampMSS()
 	case *expr.Immediate, *expr.Masq, *expr.NAT, *expr.Redir:
 		x, ok := r.translation()
-		return nftTerm{expr: x}, ok
+		return term{expr: x}, ok
 	case *expr.Counter:
 		r.rest = r.rest[1:]
-		return nftTerm{expr: hoststate.Counter{}}, true
+		return term{expr: hoststate.Counter{}}, true
 	case *expr.Verdict:
 		r.rest = r.rest[1:]
 		v, ok := wantedVerdict(e)
-		return nftTerm{expr: v}, ok
+		return term{expr: v}, ok
 	case *expr.Reject:
 		r.rest = r.rest[1:]
 		ok := e.Type == unix.NFT_REJECT_ICMPX_UNREACH && e.Code == unix.NFT_REJECT_ICMPX_PORT_UNREACH
-		return nftTerm{expr: hoststate.Reject{}}, ok
+		return term{expr: hoststate.Reject{}}, ok
 	}
-	return nftTerm{}, false
+	return term{}, false
 }
 
 // loaded reads the load of one or more fields and what is done with them.
-func (r *termReader) loaded() (nftTerm, bool) {
+func (r *termReader) loaded() (term, bool) {
 	var fields []hoststate.Field
 	prefixBytes, words := 0, uint32(0)
 	for {
-		var load nftLoad
+		var l load
 		var register uint32
 		if m, ok := nextAs[*expr.Meta](r); ok {
 			if m.SourceRegister {
-				return nftTerm{}, false
+				return term{}, false
 			}
-			load, register = nftLoad{meta: m.Key}, m.Register
+			l, register = load{meta: m.Key}, m.Register
 		} else if p, ok := nextAs[*expr.Payload](r); ok {
 			if p.OperationType != expr.PayloadLoad {
-				return nftTerm{}, false
+				return term{}, false
 			}
-			load, register = nftLoad{header: true, base: p.Base, offset: p.Offset, size: p.Len}, p.DestRegister
+			l, register = load{header: true, base: p.Base, offset: p.Offset, size: p.Len}, p.DestRegister
 		} else {
 			break
 		}
-		f, ok := fieldOf(load)
-		if !ok || register != nftRegister(words) {
-			return nftTerm{}, false
+		f, ok := fieldOf(l)
+		if !ok || register != registerAt(words) {
+			return term{}, false
 		}
-		if load.header && load.size < nftLoads[f].size {
-			prefixBytes = int(load.size)
+		if l.header && l.size < loads[f].size {
+			prefixBytes = int(l.size)
 		}
 		fields = append(fields, f)
-		words += nftWords(nftLoads[f].size)
+		words += wordsIn(loads[f].size)
 	}
-	t := nftTerm{fields: fields}
+	t := term{fields: fields}
 	var ok bool
 	switch {
 	case prefixBytes == 0 && r.lookup(&t):
@@ -294,8 +295,8 @@ func (r *termReader) loaded() (nftTerm, bool) {
 	return t, false
 }
 
-// nftPlace is where a field is loaded from; no two fields share one.
-type nftPlace struct {
+// place is where a field is loaded from; no two fields share one.
+type place struct {
 	header bool
 	meta   expr.MetaKey
 	base   expr.PayloadBase
@@ -303,10 +304,10 @@ type nftPlace struct {
 	size   uint32 // 0 for metadata, and for an address of which a part is loaded
 }
 
-var nftFieldAt = func() map[nftPlace]hoststate.Field {
-	m := map[nftPlace]hoststate.Field{}
-	for f, l := range nftLoads {
-		place := nftPlace{l.header, l.meta, l.base, l.offset, 0}
+var fieldAt = func() map[place]hoststate.Field {
+	m := map[place]hoststate.Field{}
+	for f, l := range loads {
+		place := place{l.header, l.meta, l.base, l.offset, 0}
 		if l.header {
 			if isAddress(f) {
 				m[place] = f
@@ -319,21 +320,21 @@ var nftFieldAt = func() map[nftPlace]hoststate.Field {
 }()
 
 // fieldOf names what is loaded. Addresses may be loaded in part.
-func fieldOf(l nftLoad) (hoststate.Field, bool) {
-	place := nftPlace{l.header, l.meta, l.base, l.offset, l.size}
-	if f, ok := nftFieldAt[place]; ok {
+func fieldOf(l load) (hoststate.Field, bool) {
+	place := place{l.header, l.meta, l.base, l.offset, l.size}
+	if f, ok := fieldAt[place]; ok {
 		return f, true
 	}
 	place.size = 0
-	f, ok := nftFieldAt[place]
-	return f, ok && (!l.header || l.size > 0 && l.size < nftLoads[f].size)
+	f, ok := fieldAt[place]
+	return f, ok && (!l.header || l.size > 0 && l.size < loads[f].size)
 }
 
 // lookup reads the use of a set or map.
-func (r *termReader) lookup(t *nftTerm) bool {
+func (r *termReader) lookup(t *term) bool {
 	if l, ok := nextAs[*expr.Lookup](r); ok {
 		switch {
-		case l.SourceRegister != nftRegister(0):
+		case l.SourceRegister != registerAt(0):
 			return false
 		case l.IsDestRegSet:
 			t.expr = hoststate.VMap{Fields: t.fields, Map: l.SetName}
@@ -344,24 +345,24 @@ func (r *termReader) lookup(t *nftTerm) bool {
 	}
 	if d, ok := nextAs[*expr.Dynset](r); ok {
 		t.expr = hoststate.Update{Fields: t.fields, Set: d.SetName}
-		return d.SrcRegKey == nftRegister(0) && d.SrcRegData == 0 && d.Operation == uint32(unix.NFT_DYNSET_OP_UPDATE) &&
+		return d.SrcRegKey == registerAt(0) && d.SrcRegData == 0 && d.Operation == uint32(unix.NFT_DYNSET_OP_UPDATE) &&
 			d.Timeout == 0 && !d.Invert && len(d.Exprs) == 0
 	}
 	return false
 }
 
 // compared reads the comparison of a field with a value, a prefix or a range.
-func (r *termReader) compared(f hoststate.Field, prefixBytes int) (hoststate.Expr, nftPremise, bool) {
-	none := nftPremise{}
+func (r *termReader) compared(f hoststate.Field, prefixBytes int) (hoststate.Expr, premise, bool) {
+	none := premise{}
 	var mask []byte
 	if b, ok := nextAs[*expr.Bitwise](r); ok {
-		if b.SourceRegister != nftRegister(0) || b.DestRegister != nftRegister(0) || len(bytes.Trim(b.Xor, "\x00")) > 0 {
+		if b.SourceRegister != registerAt(0) || b.DestRegister != registerAt(0) || len(bytes.Trim(b.Xor, "\x00")) > 0 {
 			return nil, none, false
 		}
 		mask = b.Mask
 	}
 	cmp, ok := nextAs[*expr.Cmp](r)
-	if !ok || cmp.Register != nftRegister(0) {
+	if !ok || cmp.Register != registerAt(0) {
 		return nil, none, false
 	}
 	if cmp.Op == expr.CmpOpGte {
@@ -379,18 +380,18 @@ func (r *termReader) compared(f hoststate.Field, prefixBytes int) (hoststate.Exp
 		return hoststate.SYN{Not: not}, none, isOpening(mask, cmp)
 	}
 	if isAddress(f) {
-		p, ok := prefixOf(cmp.Data, mask, prefixBytes, int(nftLoads[f].size))
+		p, ok := prefixOf(cmp.Data, mask, prefixBytes, int(loads[f].size))
 		return addressMatch(f, p, not), none, ok
 	}
-	if mask != nil || len(cmp.Data) != int(nftLoads[f].size) {
+	if mask != nil || len(cmp.Data) != int(loads[f].size) {
 		return nil, none, false
 	}
-	var premise nftPremise
+	given := none
 	if !not {
-		premise = nftPremise{f, string(cmp.Data)}
+		given = premise{f, string(cmp.Data)}
 	}
 	e, ok := valueMatch(f, cmp.Data, not)
-	return e, premise, ok
+	return e, given, ok
 }
 
 // prefixOf is the prefix that the comparison with data is about.
@@ -448,9 +449,9 @@ func addressMatch(f hoststate.Field, p netip.Prefix, not bool) hoststate.Expr {
 func valueMatch(f hoststate.Field, v []byte, not bool) (hoststate.Expr, bool) {
 	switch f {
 	case hoststate.FieldIIFName:
-		return hoststate.InIface{Name: cString(v), Not: not}, true
+		return hoststate.InIface{Name: nl.CString(v), Not: not}, true
 	case hoststate.FieldOIFName:
-		return hoststate.OutIface{Name: cString(v), Not: not}, true
+		return hoststate.OutIface{Name: nl.CString(v), Not: not}, true
 	case hoststate.FieldEtherS:
 		return hoststate.EtherSource{MAC: hoststate.MAC(v), Not: not}, true
 	case fieldEtherD:
@@ -460,7 +461,7 @@ func valueMatch(f hoststate.Field, v []byte, not bool) (hoststate.Expr, bool) {
 	case fieldL4Proto:
 		return hoststate.L4Proto{Proto: hoststate.Proto(v[0])}, !not
 	case fieldNFProto:
-		for version, p := range nftLayer3[hoststate.Inet] {
+		for version, p := range layer3[hoststate.Inet] {
 			if p.value == string(v) {
 				return hoststate.NFProto{Version: version}, !not
 			}
@@ -474,33 +475,33 @@ func valueMatch(f hoststate.Field, v []byte, not bool) (hoststate.Expr, bool) {
 }
 
 // mark reads the setting of bits of the packet's mark.
-func (r *termReader) mark() (nftTerm, bool) {
+func (r *termReader) mark() (term, bool) {
 	load, _ := nextAs[*expr.Meta](r)
 	change, ok := nextAs[*expr.Bitwise](r)
 	if !ok || load.SourceRegister || len(change.Mask) != 4 || len(change.Xor) != 4 {
-		return nftTerm{}, false
+		return term{}, false
 	}
 	write, ok := nextAs[*expr.Meta](r)
 	bits := binary.NativeEndian.Uint32(change.Xor)
 	if !ok || !write.SourceRegister || write.Key != expr.MetaKeyMARK || binary.NativeEndian.Uint32(change.Mask) != ^bits {
-		return nftTerm{}, false
+		return term{}, false
 	}
-	return nftTerm{expr: hoststate.Mark{Bits: bits}}, true
+	return term{expr: hoststate.Mark{Bits: bits}}, true
 }
 
-func (r *termReader) ctState() (nftTerm, bool) {
+func (r *termReader) ctState() (term, bool) {
 	ct, _ := nextAs[*expr.Ct](r)
 	mask, ok := nextAs[*expr.Bitwise](r)
 	if !ok || ct.Key != expr.CtKeySTATE || ct.SourceRegister || len(mask.Mask) != 4 {
-		return nftTerm{}, false
+		return term{}, false
 	}
 	cmp, ok := nextAs[*expr.Cmp](r)
 	bits := binary.NativeEndian.Uint32(mask.Mask)
 	if !ok || cmp.Op != expr.CmpOpNeq || !bytes.Equal(cmp.Data, make([]byte, 4)) ||
 		bits&^(ctInvalid|ctEstablished|ctRelated|ctNew) != 0 {
-		return nftTerm{}, false
+		return term{}, false
 	}
-	return nftTerm{expr: hoststate.CTState{
+	return term{expr: hoststate.CTState{
 		Invalid: bits&ctInvalid != 0, Established: bits&ctEstablished != 0,
 		Related: bits&ctRelated != 0, New: bits&ctNew != 0,
 	}}, true

@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"errors"
@@ -9,24 +9,25 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 )
 
-// nftMirror is what our tables contain. The writer alone changes it.
-type nftMirror struct {
+// mirror is what our tables contain. The writer alone changes it.
+type mirror struct {
 	port uint32 // of the writer's socket
 
 	mu      sync.RWMutex
 	objects hoststate.State
-	tables  map[hoststate.TableRef]nftTable
+	tables  map[hoststate.TableRef]table
 }
 
-func newNFTMirror(port uint32) *nftMirror {
-	return &nftMirror{port: port, objects: hoststate.State{}, tables: map[hoststate.TableRef]nftTable{}}
+func newMirror(port uint32) *mirror {
+	return &mirror{port: port, objects: hoststate.State{}, tables: map[hoststate.TableRef]table{}}
 }
 
 // observe returns those of the objects that exist.
-func (m *nftMirror) observe(keys []hoststate.Key) hoststate.State {
+func (m *mirror) observe(keys []hoststate.Key) hoststate.State {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	s := hoststate.State{}
@@ -39,7 +40,7 @@ func (m *nftMirror) observe(keys []hoststate.Key) hoststate.State {
 }
 
 // all returns all that is in our tables.
-func (m *nftMirror) all() hoststate.State {
+func (m *mirror) all() hoststate.State {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return maps.Clone(m.objects)
@@ -47,7 +48,7 @@ func (m *nftMirror) all() hoststate.State {
 
 // replace puts what was just read of the given tables into the mirror and
 // returns the keys of what was different.
-func (m *nftMirror) replace(read []hoststate.TableRef, objects hoststate.State, tables map[hoststate.TableRef]nftTable) []hoststate.Key {
+func (m *mirror) replace(read []hoststate.TableRef, objects hoststate.State, tables map[hoststate.TableRef]table) []hoststate.Key {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var differ []hoststate.Key
@@ -74,14 +75,14 @@ func (m *nftMirror) replace(read []hoststate.TableRef, objects hoststate.State, 
 }
 
 // load reads all of our tables into the mirror.
-func (a *nftApplier) load() error {
+func (a *Applier) load() error {
 	_, err := a.read(a.names)
 	return err
 }
 
 // refresh reads those tables again that others have changed, and reports what
 // is different.
-func (a *nftApplier) refresh() {
+func (a *Applier) refresh() {
 	changed := a.dirty.take()
 	if len(changed) == 0 {
 		return
@@ -89,17 +90,17 @@ func (a *nftApplier) refresh() {
 	differ, err := a.read(changed)
 	if err != nil {
 		a.log.Error("read nftables after a foreign change", "error", err)
-		a.changes.add() // anything may have changed
+		a.changes.Add() // anything may have changed
 		return
 	}
 	if len(differ) > 0 {
 		a.log.Warn("nftables changed by somebody else", "objects", len(differ), "first", differ[0].String())
-		a.changes.add(differ...)
+		a.changes.Add(differ...)
 	}
 }
 
 // read reads tables into the mirror and returns the keys of what differed.
-func (a *nftApplier) read(refs []hoststate.TableRef) ([]hoststate.Key, error) {
+func (a *Applier) read(refs []hoststate.TableRef) ([]hoststate.Key, error) {
 	tables, err := a.listTables()
 	if err != nil {
 		return nil, err
@@ -124,17 +125,17 @@ func (a *nftApplier) read(refs []hoststate.TableRef) ([]hoststate.Key, error) {
 }
 
 // listTables lists those of our tables that exist.
-func (a *nftApplier) listTables() (map[hoststate.TableRef]nftTable, error) {
-	var tables map[hoststate.TableRef]nftTable
-	err := a.socket.dump(nftMessage{typ: unix.NFT_MSG_GETTABLE}, func(family uint8, b []byte) {
+func (a *Applier) listTables() (map[hoststate.TableRef]table, error) {
+	var tables map[hoststate.TableRef]table
+	err := a.socket.dump(message{typ: unix.NFT_MSG_GETTABLE}, func(family uint8, b []byte) {
 		if b == nil {
-			tables = map[hoststate.TableRef]nftTable{}
+			tables = map[hoststate.TableRef]table{}
 			return
 		}
 		name, flags, owner := decodeTable(b)
 		for _, t := range a.names {
-			if nftFamilies[t.Family] == family && t.Name == name {
-				tables[t] = nftTable{flags, owner}
+			if families[t.Family] == family && t.Name == name {
+				tables[t] = table{flags, owner}
 			}
 		}
 	})
@@ -142,7 +143,7 @@ func (a *nftApplier) listTables() (map[hoststate.TableRef]nftTable, error) {
 }
 
 // readTable reads all that is in a table.
-func (s *nftSocket) readTable(t hoststate.TableRef) (hoststate.State, error) {
+func (s *socket) readTable(t hoststate.TableRef) (hoststate.State, error) {
 	chains, err := s.readChains(t)
 	if err != nil {
 		return nil, err
@@ -171,12 +172,12 @@ func (s *nftSocket) readTable(t hoststate.TableRef) (hoststate.State, error) {
 	return objects, nil
 }
 
-func (s *nftSocket) readChains(t hoststate.TableRef) (map[string]hoststate.Chain, error) {
+func (s *socket) readChains(t hoststate.TableRef) (map[string]hoststate.Chain, error) {
 	var chains map[string]hoststate.Chain
 	err := s.dump(named(unix.NFT_MSG_GETCHAIN, t, 0, ""), func(_ uint8, b []byte) {
 		if b == nil {
 			chains = map[string]hoststate.Chain{}
-		} else if strIn(b, unix.NFTA_CHAIN_TABLE) == t.Name { // the kernel lists those of all tables
+		} else if nl.String(b, unix.NFTA_CHAIN_TABLE) == t.Name { // the kernel lists those of all tables
 			c := decodeChain(t, b)
 			chains[c.Name] = c
 		}
@@ -200,7 +201,7 @@ func (s *nftSocket) readChains(t hoststate.TableRef) (map[string]hoststate.Chain
 	return chains, err
 }
 
-func (s *nftSocket) readSets(t hoststate.TableRef) (map[string]hoststate.Set, error) {
+func (s *socket) readSets(t hoststate.TableRef) (map[string]hoststate.Set, error) {
 	var sets map[string]hoststate.Set
 	err := s.dump(named(unix.NFT_MSG_GETSET, t, 0, ""), func(_ uint8, b []byte) {
 		if b == nil {
@@ -212,10 +213,10 @@ func (s *nftSocket) readSets(t hoststate.TableRef) (map[string]hoststate.Set, er
 	return sets, err
 }
 
-// collected reads a dynamic set, of which the mirror has no elements, on a
+// Collected reads a dynamic set, of which the mirror has no elements, on a
 // socket of its own: the writer's is busy. A set that is not there has none.
-func collected(set hoststate.Set) ([]hoststate.Element, error) {
-	s, err := openNFTSocket(nil)
+func Collected(set hoststate.Set) ([]hoststate.Element, error) {
+	s, err := openSocket(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +227,7 @@ func collected(set hoststate.Set) ([]hoststate.Element, error) {
 	return elements, errors.Join(err, s.close())
 }
 
-func (s *nftSocket) readElements(set hoststate.Set) ([]hoststate.Element, error) {
+func (s *socket) readElements(set hoststate.Set) ([]hoststate.Element, error) {
 	var elements []hoststate.Element
 	err := s.dump(named(unix.NFT_MSG_GETSETELEM, set.Table, unix.NFTA_SET_ELEM_LIST_SET, set.Name), func(_ uint8, b []byte) {
 		if b == nil {

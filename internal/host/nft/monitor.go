@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"encoding/binary"
@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 )
 
@@ -51,9 +52,9 @@ func (d *dirtyTables) take() []hoststate.TableRef {
 	return list
 }
 
-// openNFTMonitor opens a socket that hears of all changes to nftables but
+// openMonitor opens a socket that hears of all changes to nftables but
 // those made through the socket with the given port id.
-func openNFTMonitor(but uint32) (*os.File, error) {
+func openMonitor(but uint32) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("monitor nftables: %w", err)
@@ -81,7 +82,7 @@ func openNFTMonitor(but uint32) (*os.File, error) {
 func ignoreSender(fd int, port uint32) error {
 	const portOffset = 12 // in struct nlmsghdr
 	asLoaded := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port))
-	return attachFilter(fd, []bpf.Instruction{
+	return nl.AttachFilter(fd, []bpf.Instruction{
 		bpf.LoadAbsolute{Off: portOffset, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: asLoaded, SkipTrue: 1},
 		bpf.RetConstant{Val: ^uint32(0)},
@@ -89,24 +90,10 @@ func ignoreSender(fd int, port uint32) error {
 	})
 }
 
-// attachFilter lets the kernel choose what a socket gets.
-func attachFilter(fd int, program []bpf.Instruction) error {
-	raw, err := bpf.Assemble(program)
-	if err != nil {
-		return err
-	}
-	filter := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		filter[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
-}
-
 // watch notes which of our tables others change, until the monitor is closed.
 // Of what happens in foreign tables it reads no more than the table's name.
-func (a *nftApplier) watch() {
-	buf := make([]byte, nftReadBytes<<10)
+func (a *Applier) watch() {
+	buf := make([]byte, readBytes<<10)
 	for {
 		n, err := a.monitor.Read(buf)
 		switch {
@@ -123,20 +110,20 @@ func (a *nftApplier) watch() {
 			return
 		default:
 			a.log.Error("monitor nftables", "error", err)
-			a.changes.add() // from here on anything may have changed
+			a.changes.Add() // from here on anything may have changed
 			return
 		}
 	}
 }
 
 // mentioned lists those of our tables that notifications are about.
-func (a *nftApplier) mentioned(b []byte) []hoststate.TableRef {
+func (a *Applier) mentioned(b []byte) []hoststate.TableRef {
 	var list []hoststate.TableRef
 	for m := range nlMessages(b) {
 		if m.typ>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.body) < nfHeaderLen || m.typ&0xff == unix.NFT_MSG_NEWGEN {
 			continue
 		}
-		about := nftMessage{family: m.body[0], attrs: m.body[nfHeaderLen:]}
+		about := message{family: m.body[0], attrs: m.body[nfHeaderLen:]}
 		for _, t := range a.names {
 			if about.about(t) {
 				list = append(list, t)

@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"bufio"
@@ -15,14 +15,14 @@ import (
 )
 
 // readNFTTable is what the kernel says of a table.
-func readNFTTable(t testing.TB, ref hoststate.TableRef) nftTable {
+func readNFTTable(t testing.TB, ref hoststate.TableRef) table {
 	t.Helper()
-	s, err := openNFTSocket(nil)
+	s, err := openSocket(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()
-	tables, err := (&nftApplier{names: testTables, socket: s}).listTables()
+	tables, err := (&Applier{names: testTables, socket: s}).listTables()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,12 +33,12 @@ func readNFTTable(t testing.TB, ref hoststate.TableRef) nftTable {
 	return info
 }
 
-func TestNFTOwnedTableIsSafe(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{Owner: OwnerYes})
+func TestOwnedTableIsSafe(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{Owner: OwnerYes})
 	want := union(firewallBase(), firewallOf(1))
-	reachNFT(t, a, want)
-	if got := readNFTTable(t, inetTable); got != (nftTable{owned, a.socket.port}) {
+	reach(t, a, want)
+	if got := readNFTTable(t, inetTable); got != (table{owned, a.socket.port}) {
 		t.Errorf("the table is %+v, want it owned by port %d", got, a.socket.port)
 	}
 	nft(t, "flush ruleset")
@@ -50,11 +50,11 @@ func TestNFTOwnedTableIsSafe(t *testing.T) {
 	checkNFT(t, a, want)
 }
 
-func TestNFTSecondProcess(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
-	reachNFT(t, a, firewallBase())
-	_, err := tryNFT(t, nftOptions{})
+func TestSecondProcess(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
+	reach(t, a, firewallBase())
+	_, err := tryOpen(t, Options{})
 	want := fmt.Sprintf("table inet viaduct is owned by process %d (", os.Getpid())
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a second process: %v, want an error with %q", err, want)
@@ -62,19 +62,19 @@ func TestNFTSecondProcess(t *testing.T) {
 }
 
 // A table that another process took meanwhile.
-func TestNFTTableTaken(t *testing.T) {
-	cleanNFT(t)
-	a := openNFT(t, nftOptions{})
-	b := openNFT(t, nftOptions{})
-	reachNFT(t, a, firewallBase())
-	err := b.Apply(t.Context(), Diff(firewallOf(1), nil))
+func TestTableTaken(t *testing.T) {
+	clean(t)
+	a := openTest(t, Options{})
+	b := openTest(t, Options{})
+	reach(t, a, firewallBase())
+	err := b.Apply(t.Context(), difference(firewallOf(1), nil))
 	want := fmt.Sprintf("table inet viaduct is owned by process %d (", os.Getpid())
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("writing to another's table: %v, want an error with %q", err, want)
 	}
 }
 
-func TestNFTOwnerModes(t *testing.T) {
+func TestOwnerModes(t *testing.T) {
 	plain, orphan := nftables.TableFlags(0), nftables.TableFlagPersist
 	for _, c := range []struct {
 		found        string // how the table is found
@@ -91,24 +91,24 @@ func TestNFTOwnerModes(t *testing.T) {
 		{"orphan", OwnerNo, orphan, plain},
 	} {
 		t.Run(c.found+" "+string(c.mode), func(t *testing.T) {
-			cleanNFT(t)
+			clean(t)
 			want := everything()
 			before := map[string]OwnerMode{"plain": OwnerNo, "orphan": OwnerYes}[c.found]
-			first, err := tryNFT(t, nftOptions{Owner: before})
+			first, err := tryOpen(t, Options{Owner: before})
 			if err != nil {
 				t.Fatal(err)
 			}
-			reachNFT(t, first, want)
+			reach(t, first, want)
 			if err := first.Close(); err != nil {
 				t.Fatal(err)
 			}
-			a := openNFT(t, nftOptions{Owner: c.mode})
+			a := openTest(t, Options{Owner: c.mode})
 			checkNFT(t, a, want)
 			if got := readNFTTable(t, inetTable).flags; got != c.atStart {
 				t.Errorf("after the start the flags are %v, want %v", got, c.atStart)
 			}
-			reachNFT(t, a, nil)
-			reachNFT(t, a, want)
+			reach(t, a, nil)
+			reach(t, a, want)
 			if got := readNFTTable(t, inetTable).flags; got != c.afterRebirth {
 				t.Errorf("made again the flags are %v, want %v", got, c.afterRebirth)
 			}
@@ -116,13 +116,13 @@ func TestNFTOwnerModes(t *testing.T) {
 	}
 }
 
-// nftMonitor is the real nft monitor.
-type nftMonitor struct {
+// monitor is the real nft monitor.
+type monitor struct {
 	lines *bufio.Scanner
 	n     int
 }
 
-func startNFTMonitor(t testing.TB) *nftMonitor {
+func startNFTMonitor(t testing.TB) *monitor {
 	t.Helper()
 	cmd := exec.Command("stdbuf", "-oL", "nft", "monitor")
 	out, err := cmd.StdoutPipe()
@@ -136,7 +136,7 @@ func startNFTMonitor(t testing.TB) *nftMonitor {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	m := &nftMonitor{lines: bufio.NewScanner(out)}
+	m := &monitor{lines: bufio.NewScanner(out)}
 	// It listens once it tells of a change, so make changes until it does.
 	heard := make(chan struct{})
 	go func() { m.lines.Scan(); close(heard) }()
@@ -152,7 +152,7 @@ func startNFTMonitor(t testing.TB) *nftMonitor {
 }
 
 // until makes a change of its own and returns what was told before it.
-func (m *nftMonitor) until(t testing.TB) []string {
+func (m *monitor) until(t testing.TB) []string {
 	t.Helper()
 	m.n++
 	marker := fmt.Sprintf("marker_%d", m.n)
@@ -172,7 +172,7 @@ func (m *nftMonitor) until(t testing.TB) []string {
 
 // A successor with the predecessor's socket writes nothing. One without it
 // claims what it finds, which the kernel announces.
-func TestNFTRestartIsSilent(t *testing.T) {
+func TestRestartIsSilent(t *testing.T) {
 	for name, c := range map[string]struct {
 		mode    OwnerMode
 		inherit bool
@@ -183,11 +183,11 @@ func TestNFTRestartIsSilent(t *testing.T) {
 		"orphaned":  {mode: OwnerYes, want: []string{"add table bridge viaduct", "add table inet viaduct"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cleanNFT(t)
+			clean(t)
 			want := everything()
-			first := openNFT(t, nftOptions{Owner: c.mode})
-			reachNFT(t, first, want)
-			o := nftOptions{Owner: c.mode}
+			first := openTest(t, Options{Owner: c.mode})
+			reach(t, first, want)
+			o := Options{Owner: c.mode}
 			if c.inherit {
 				var err error
 				if o.Socket, err = first.socket.file(); err != nil {
@@ -204,8 +204,8 @@ func TestNFTRestartIsSilent(t *testing.T) {
 					t.Errorf("between the processes the table could be deleted\n%s", out)
 				}
 			}
-			a := openNFT(t, o)
-			if left := Diff(want, a.Owned()); len(left) > 0 {
+			a := openTest(t, o)
+			if left := difference(want, a.Owned()); len(left) > 0 {
 				t.Errorf("after the restart there is to do:\n%s", hoststate.FormatOps(left))
 			}
 			said := slices.DeleteFunc(m.until(t), func(s string) bool { return strings.HasPrefix(s, "#") })
@@ -215,14 +215,14 @@ func TestNFTRestartIsSilent(t *testing.T) {
 			}
 			drop := verdict(hoststate.Drop)
 			want.Add(element("in", &drop, hoststate.IfName("virbr9")))
-			reachNFT(t, a, want) // it can still write
+			reach(t, a, want) // it can still write
 		})
 	}
 }
 
-func TestNFTProbeIsSilent(t *testing.T) {
-	cleanNFT(t)
-	s, err := openNFTSocket(nil)
+func TestProbeIsSilent(t *testing.T) {
+	clean(t)
+	s, err := openSocket(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"encoding/binary"
@@ -22,9 +22,9 @@ const (
 	fieldTCPFlags hoststate.Field = "tcp flags"
 )
 
-// nftLoad is how the kernel loads a field: from the packet's metadata if base
+// load is how the kernel loads a field: from the packet's metadata if base
 // is 0, else from its headers.
-type nftLoad struct {
+type load struct {
 	meta   expr.MetaKey
 	base   expr.PayloadBase
 	header bool
@@ -32,60 +32,60 @@ type nftLoad struct {
 	size   uint32 // bytes
 }
 
-func nftMeta(key expr.MetaKey, size uint32) nftLoad { return nftLoad{meta: key, size: size} }
+func meta(key expr.MetaKey, size uint32) load { return load{meta: key, size: size} }
 
-func nftHeader(base expr.PayloadBase, offset, size uint32) nftLoad {
-	return nftLoad{header: true, base: base, offset: offset, size: size}
+func header(base expr.PayloadBase, offset, size uint32) load {
+	return load{header: true, base: base, offset: offset, size: size}
 }
 
-var nftLoads = map[hoststate.Field]nftLoad{
-	hoststate.FieldIIFName: nftMeta(expr.MetaKeyIIFNAME, unix.IFNAMSIZ),
-	hoststate.FieldOIFName: nftMeta(expr.MetaKeyOIFNAME, unix.IFNAMSIZ),
-	hoststate.FieldSAddr4:  nftHeader(expr.PayloadBaseNetworkHeader, 12, 4),
-	hoststate.FieldDAddr4:  nftHeader(expr.PayloadBaseNetworkHeader, 16, 4),
-	hoststate.FieldSAddr6:  nftHeader(expr.PayloadBaseNetworkHeader, 8, 16),
-	hoststate.FieldDAddr6:  nftHeader(expr.PayloadBaseNetworkHeader, 24, 16),
-	hoststate.FieldDPort:   nftHeader(expr.PayloadBaseTransportHeader, 2, 2),
-	hoststate.FieldEtherS:  nftHeader(expr.PayloadBaseLLHeader, 6, 6),
-	fieldEtherD:            nftHeader(expr.PayloadBaseLLHeader, 0, 6),
-	fieldL4Proto:           nftMeta(expr.MetaKeyL4PROTO, 1),
-	fieldNFProto:           nftMeta(expr.MetaKeyNFPROTO, 1),
-	fieldIIFType:           nftMeta(expr.MetaKeyIIFTYPE, 2),
-	fieldTCPFlags:          nftHeader(expr.PayloadBaseTransportHeader, 13, 1),
+var loads = map[hoststate.Field]load{
+	hoststate.FieldIIFName: meta(expr.MetaKeyIIFNAME, unix.IFNAMSIZ),
+	hoststate.FieldOIFName: meta(expr.MetaKeyOIFNAME, unix.IFNAMSIZ),
+	hoststate.FieldSAddr4:  header(expr.PayloadBaseNetworkHeader, 12, 4),
+	hoststate.FieldDAddr4:  header(expr.PayloadBaseNetworkHeader, 16, 4),
+	hoststate.FieldSAddr6:  header(expr.PayloadBaseNetworkHeader, 8, 16),
+	hoststate.FieldDAddr6:  header(expr.PayloadBaseNetworkHeader, 24, 16),
+	hoststate.FieldDPort:   header(expr.PayloadBaseTransportHeader, 2, 2),
+	hoststate.FieldEtherS:  header(expr.PayloadBaseLLHeader, 6, 6),
+	fieldEtherD:            header(expr.PayloadBaseLLHeader, 0, 6),
+	fieldL4Proto:           meta(expr.MetaKeyL4PROTO, 1),
+	fieldNFProto:           meta(expr.MetaKeyNFPROTO, 1),
+	fieldIIFType:           meta(expr.MetaKeyIIFTYPE, 2),
+	fieldTCPFlags:          header(expr.PayloadBaseTransportHeader, 13, 1),
 
-	hoststate.FieldProtocol:     nftMeta(expr.MetaKeyPROTOCOL, 2),
-	hoststate.FieldSPort:        nftHeader(expr.PayloadBaseTransportHeader, 0, 2),
-	hoststate.FieldICMP6Type:    nftHeader(expr.PayloadBaseTransportHeader, 0, 1),
-	hoststate.FieldNDTarget:     nftHeader(expr.PayloadBaseTransportHeader, 8, 16),
-	hoststate.FieldNDOption:     nftHeader(expr.PayloadBaseTransportHeader, 24, 2),
-	hoststate.FieldNDOptionMAC:  nftHeader(expr.PayloadBaseTransportHeader, 26, 6),
-	hoststate.FieldRSOption:     nftHeader(expr.PayloadBaseTransportHeader, 8, 2),
-	hoststate.FieldRSOptionMAC:  nftHeader(expr.PayloadBaseTransportHeader, 10, 6),
-	hoststate.FieldDHCPClient:   nftHeader(expr.PayloadBaseTransportHeader, 36, 6),
-	hoststate.FieldLength6:      nftHeader(expr.PayloadBaseNetworkHeader, 4, 2),
-	hoststate.FieldARPFormat:    nftHeader(expr.PayloadBaseNetworkHeader, 0, 6),
-	hoststate.FieldARPSenderMAC: nftHeader(expr.PayloadBaseNetworkHeader, 8, 6),
-	hoststate.FieldARPSender:    nftHeader(expr.PayloadBaseNetworkHeader, 14, 4),
+	hoststate.FieldProtocol:     meta(expr.MetaKeyPROTOCOL, 2),
+	hoststate.FieldSPort:        header(expr.PayloadBaseTransportHeader, 0, 2),
+	hoststate.FieldICMP6Type:    header(expr.PayloadBaseTransportHeader, 0, 1),
+	hoststate.FieldNDTarget:     header(expr.PayloadBaseTransportHeader, 8, 16),
+	hoststate.FieldNDOption:     header(expr.PayloadBaseTransportHeader, 24, 2),
+	hoststate.FieldNDOptionMAC:  header(expr.PayloadBaseTransportHeader, 26, 6),
+	hoststate.FieldRSOption:     header(expr.PayloadBaseTransportHeader, 8, 2),
+	hoststate.FieldRSOptionMAC:  header(expr.PayloadBaseTransportHeader, 10, 6),
+	hoststate.FieldDHCPClient:   header(expr.PayloadBaseTransportHeader, 36, 6),
+	hoststate.FieldLength6:      header(expr.PayloadBaseNetworkHeader, 4, 2),
+	hoststate.FieldARPFormat:    header(expr.PayloadBaseNetworkHeader, 0, 6),
+	hoststate.FieldARPSenderMAC: header(expr.PayloadBaseNetworkHeader, 8, 6),
+	hoststate.FieldARPSender:    header(expr.PayloadBaseNetworkHeader, 14, 4),
 }
 
-func (l nftLoad) into(register uint32) expr.Any {
+func (l load) into(register uint32) expr.Any {
 	if l.header {
 		return &expr.Payload{DestRegister: register, Base: l.base, Offset: l.offset, Len: l.size}
 	}
 	return &expr.Meta{Key: l.meta, Register: register}
 }
 
-// nftPremise is a comparison that has to come before another field means
+// premise is a comparison that has to come before another field means
 // anything: that the packet is IPv4 before its IPv4 source address is loaded.
 // nft writes and hides these by itself, so rules do not contain them.
-type nftPremise struct {
+type premise struct {
 	field hoststate.Field
 	value string // bytes; a string so that premises compare
 }
 
 // The premises, by what they assert and the family of the table.
 var (
-	nftLayer3 = map[hoststate.Family]map[int]nftPremise{
+	layer3 = map[hoststate.Family]map[int]premise{
 		hoststate.Inet: {
 			4: {fieldNFProto, string([]byte{unix.NFPROTO_IPV4})},
 			6: {fieldNFProto, string([]byte{unix.NFPROTO_IPV6})},
@@ -97,15 +97,15 @@ var (
 		},
 		hoststate.ARPFamily: {}, // every packet is ARP
 	}
-	nftTCP      = nftPremise{fieldL4Proto, string([]byte{unix.IPPROTO_TCP})}
-	nftEthernet = nftPremise{fieldIIFType, string(binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER))}
+	tcp      = premise{fieldL4Proto, string([]byte{unix.IPPROTO_TCP})}
+	ethernet = premise{fieldIIFType, string(binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER))}
 )
 
 // layer3ARP stands beside the IP versions.
 const layer3ARP = 1
 
-// nftFieldLayer3 is the IP version, or layer3ARP, that a field implies.
-var nftFieldLayer3 = map[hoststate.Field]int{
+// fieldLayer3 is the IP version, or layer3ARP, that a field implies.
+var fieldLayer3 = map[hoststate.Field]int{
 	hoststate.FieldSAddr4: 4, hoststate.FieldDAddr4: 4, hoststate.FieldSAddr6: 6, hoststate.FieldDAddr6: 6, hoststate.FieldLength6: 6,
 	hoststate.FieldARPSenderMAC: layer3ARP, hoststate.FieldARPSender: layer3ARP,
 }
@@ -114,24 +114,24 @@ var nftFieldLayer3 = map[hoststate.Field]int{
 // loaded and compared.
 func isAddress(f hoststate.Field) bool { return f.Type() == "ipv4_addr" || f.Type() == "ipv6_addr" }
 
-// nftPremises lists what has to be known before the fields are loaded. In the
+// premises lists what has to be known before the fields are loaded. In the
 // bridge family every packet is Ethernet.
-func nftPremises(family hoststate.Family, fields []hoststate.Field) []nftPremise {
-	var list []nftPremise
-	add := func(p nftPremise) {
+func premises(family hoststate.Family, fields []hoststate.Field) []premise {
+	var list []premise
+	add := func(p premise) {
 		if !slices.Contains(list, p) {
 			list = append(list, p)
 		}
 	}
 	for _, f := range fields {
-		if p, ok := nftLayer3[family][nftFieldLayer3[f]]; ok {
+		if p, ok := layer3[family][fieldLayer3[f]]; ok {
 			add(p)
 		}
 		if (f == hoststate.FieldEtherS || f == fieldEtherD) && family != hoststate.BridgeFamily {
-			add(nftEthernet)
+			add(ethernet)
 		}
 		if f == fieldTCPFlags {
-			add(nftTCP)
+			add(tcp)
 		}
 	}
 	return list
@@ -145,7 +145,7 @@ const (
 	ctNew         = 8
 )
 
-var nftVerdicts = map[hoststate.VerdictKind]expr.VerdictKind{
+var verdicts = map[hoststate.VerdictKind]expr.VerdictKind{
 	hoststate.Accept: expr.VerdictAccept,
 	hoststate.Drop:   expr.VerdictDrop,
 	hoststate.Return: expr.VerdictReturn,
@@ -160,7 +160,7 @@ const natSpecified = expr.NF_NAT_RANGE_PROTO_SPECIFIED
 // kernel's expressions. The kernel's registers are used as nft uses them, so
 // that nft lists the rule as it was written.
 func compileRule(family hoststate.Family, rule hoststate.Rule) ([]expr.Any, error) {
-	c := nftCompiler{family: family}
+	c := compiler{family: family}
 	if _, reason := splitReason(rule); reason != "" {
 		rule = rule[:len(rule)-1] // the kernel keeps it beside the expressions
 	}
@@ -172,13 +172,13 @@ func compileRule(family hoststate.Family, rule hoststate.Rule) ([]expr.Any, erro
 	return c.out, nil
 }
 
-type nftCompiler struct {
+type compiler struct {
 	family hoststate.Family
-	known  []nftPremise
+	known  []premise
 	out    []expr.Any
 }
 
-func (c *nftCompiler) expr(e hoststate.Expr) error {
+func (c *compiler) expr(e hoststate.Expr) error {
 	switch e := e.(type) {
 	case hoststate.InIface:
 		return c.matchIface(hoststate.FieldIIFName, e.Name, e.Not)
@@ -207,7 +207,7 @@ func (c *nftCompiler) expr(e hoststate.Expr) error {
 	case hoststate.SYN:
 		return c.syn(e)
 	case hoststate.ClampMSS:
-		c.emit(nftClampMSS()...)
+		c.emit(clampMSS()...)
 	case hoststate.InSet:
 		return c.lookup(e.Fields, &expr.Lookup{SetName: e.Set, Invert: e.Not})
 	case hoststate.VMap:
@@ -217,9 +217,9 @@ func (c *nftCompiler) expr(e hoststate.Expr) error {
 	case hoststate.Mark:
 		bits := binary.NativeEndian.AppendUint32(nil, e.Bits)
 		keep := binary.NativeEndian.AppendUint32(nil, ^e.Bits)
-		c.emit(nftMark(false),
-			&expr.Bitwise{SourceRegister: nftRegister(0), DestRegister: nftRegister(0), Len: 4, Mask: keep, Xor: bits},
-			nftMark(true))
+		c.emit(metaMark(false),
+			&expr.Bitwise{SourceRegister: registerAt(0), DestRegister: registerAt(0), Len: 4, Mask: keep, Xor: bits},
+			metaMark(true))
 	case hoststate.Counter:
 		c.emit(&expr.Counter{})
 	case hoststate.Verdict:
@@ -246,46 +246,46 @@ func (c *nftCompiler) expr(e hoststate.Expr) error {
 	return nil
 }
 
-// nftMark loads the packet's mark, or writes it.
-func nftMark(write bool) *expr.Meta {
-	return &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: write, Register: nftRegister(0)}
+// metaMark loads the packet's mark, or writes it.
+func metaMark(write bool) *expr.Meta {
+	return &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: write, Register: registerAt(0)}
 }
 
-func (c *nftCompiler) emit(e ...expr.Any) { c.out = append(c.out, e...) }
+func (c *compiler) emit(e ...expr.Any) { c.out = append(c.out, e...) }
 
 // load loads fields one behind the other into registers from the first on,
 // after the premises that are not known yet.
-func (c *nftCompiler) load(fields ...hoststate.Field) error {
-	for _, p := range nftPremises(c.family, fields) {
+func (c *compiler) load(fields ...hoststate.Field) error {
+	for _, p := range premises(c.family, fields) {
 		if !slices.Contains(c.known, p) {
 			c.known = append(c.known, p)
-			c.emit(nftLoads[p.field].into(nftRegister(0)), equals([]byte(p.value), false))
+			c.emit(loads[p.field].into(registerAt(0)), equals([]byte(p.value), false))
 		}
 	}
 	words := uint32(0)
 	for _, f := range fields {
-		l, ok := nftLoads[f]
+		l, ok := loads[f]
 		if !ok {
 			return fmt.Errorf("field %q: not known", f)
 		}
-		c.emit(l.into(nftRegister(words)))
-		words += nftWords(l.size)
+		c.emit(l.into(registerAt(words)))
+		words += wordsIn(l.size)
 	}
-	if words > nftMaxWords {
-		return fmt.Errorf("%d bytes of fields: a key has at most %d", 4*words, 4*nftMaxWords)
+	if words > maxWords {
+		return fmt.Errorf("%d bytes of fields: a key has at most %d", 4*words, 4*maxWords)
 	}
 	return nil
 }
 
-// nftMaxWords is how many 4-byte words all registers hold.
-const nftMaxWords = 16
+// maxWords is how many 4-byte words all registers hold.
+const maxWords = 16
 
-// nftWords is how many registers of 4 bytes a value fills.
-func nftWords(size uint32) uint32 { return (size + 3) / 4 }
+// wordsIn is how many registers of 4 bytes a value fills.
+func wordsIn(size uint32) uint32 { return (size + 3) / 4 }
 
-// nftRegister names the register that starts at the given 4-byte word. The
+// registerAt names the register that starts at the given 4-byte word. The
 // kernel has two names for those on a 16-byte boundary and lists this one.
-func nftRegister(word uint32) uint32 {
+func registerAt(word uint32) uint32 {
 	if word%4 == 0 {
 		return unix.NFT_REG_1 + word/4
 	}
@@ -297,10 +297,10 @@ func equals(value []byte, not bool) *expr.Cmp {
 	if not {
 		op = expr.CmpOpNeq
 	}
-	return &expr.Cmp{Op: op, Register: nftRegister(0), Data: value}
+	return &expr.Cmp{Op: op, Register: registerAt(0), Data: value}
 }
 
-func (c *nftCompiler) match(f hoststate.Field, value []byte, not bool) error {
+func (c *compiler) match(f hoststate.Field, value []byte, not bool) error {
 	if err := c.load(f); err != nil {
 		return err
 	}
@@ -308,7 +308,7 @@ func (c *nftCompiler) match(f hoststate.Field, value []byte, not bool) error {
 	return nil
 }
 
-func (c *nftCompiler) matchIface(f hoststate.Field, name string, not bool) error {
+func (c *compiler) matchIface(f hoststate.Field, name string, not bool) error {
 	value, err := ifnameBytes(name)
 	if err != nil {
 		return err
@@ -318,15 +318,15 @@ func (c *nftCompiler) matchIface(f hoststate.Field, name string, not bool) error
 
 // matchNFProto leaves what it learns unused: a following address match repeats
 // it, so that the kernel's form of the rule tells whether it was written.
-func (c *nftCompiler) matchNFProto(version int) error {
-	p, ok := nftLayer3[hoststate.Inet][version]
+func (c *compiler) matchNFProto(version int) error {
+	p, ok := layer3[hoststate.Inet][version]
 	if !ok || c.family != hoststate.Inet {
 		return fmt.Errorf("meta nfproto: no IP version %d in family %s", version, c.family)
 	}
 	return c.match(fieldNFProto, []byte(p.value), false)
 }
 
-func (c *nftCompiler) matchPrefix(v4, v6 hoststate.Field, p netip.Prefix, not bool) error {
+func (c *compiler) matchPrefix(v4, v6 hoststate.Field, p netip.Prefix, not bool) error {
 	if !p.IsValid() {
 		return fmt.Errorf("address: %v is not a prefix", p)
 	}
@@ -345,7 +345,7 @@ func (c *nftCompiler) matchPrefix(v4, v6 hoststate.Field, p netip.Prefix, not bo
 			mask[i/8] |= 0x80 >> (i % 8)
 		}
 		c.emit(&expr.Bitwise{
-			SourceRegister: nftRegister(0), DestRegister: nftRegister(0),
+			SourceRegister: registerAt(0), DestRegister: registerAt(0),
 			Len: uint32(len(addr)), Mask: mask, Xor: make([]byte, len(addr)),
 		})
 	default: // whole bytes: load and compare only these
@@ -356,8 +356,8 @@ func (c *nftCompiler) matchPrefix(v4, v6 hoststate.Field, p netip.Prefix, not bo
 	return nil
 }
 
-func (c *nftCompiler) matchNumber(e hoststate.Is) error {
-	size := nftLoads[e.Field].size
+func (c *compiler) matchNumber(e hoststate.Is) error {
+	size := loads[e.Field].size
 	if size > 8 || isAddress(e.Field) {
 		return fmt.Errorf("%q: the field is no number", e.Text())
 	}
@@ -373,13 +373,13 @@ func (c *nftCompiler) matchNumber(e hoststate.Is) error {
 // isPartOf reports whether the first bytes of an address are told from other
 // fields by their place: 6 of an IPv6 source are also where ARP has a MAC.
 func isPartOf(f hoststate.Field, size int) bool {
-	l := nftLoads[f]
+	l := loads[f]
 	l.size = uint32(size)
 	is, ok := fieldOf(l)
 	return ok && is == f
 }
 
-func (c *nftCompiler) matchPort(e hoststate.DPort) error {
+func (c *compiler) matchPort(e hoststate.DPort) error {
 	if e.Last == 0 || e.Last == e.First {
 		return c.match(hoststate.FieldDPort, portBytes(e.First), false)
 	}
@@ -389,12 +389,12 @@ func (c *nftCompiler) matchPort(e hoststate.DPort) error {
 	if err := c.load(hoststate.FieldDPort); err != nil {
 		return err
 	}
-	c.emit(&expr.Cmp{Op: expr.CmpOpGte, Register: nftRegister(0), Data: portBytes(e.First)},
-		&expr.Cmp{Op: expr.CmpOpLte, Register: nftRegister(0), Data: portBytes(e.Last)})
+	c.emit(&expr.Cmp{Op: expr.CmpOpGte, Register: registerAt(0), Data: portBytes(e.First)},
+		&expr.Cmp{Op: expr.CmpOpLte, Register: registerAt(0), Data: portBytes(e.Last)})
 	return nil
 }
 
-func (c *nftCompiler) ctState(e hoststate.CTState) error {
+func (c *compiler) ctState(e hoststate.CTState) error {
 	var bits uint32
 	for _, s := range []struct {
 		on  bool
@@ -407,39 +407,39 @@ func (c *nftCompiler) ctState(e hoststate.CTState) error {
 	if bits == 0 {
 		return errors.New("ct state: no state given")
 	}
-	c.emit(&expr.Ct{Key: expr.CtKeySTATE, Register: nftRegister(0)},
+	c.emit(&expr.Ct{Key: expr.CtKeySTATE, Register: registerAt(0)},
 		&expr.Bitwise{
-			SourceRegister: nftRegister(0), DestRegister: nftRegister(0), Len: 4,
+			SourceRegister: registerAt(0), DestRegister: registerAt(0), Len: 4,
 			Mask: binary.NativeEndian.AppendUint32(nil, bits), Xor: make([]byte, 4),
 		},
 		equals(make([]byte, 4), true))
 	return nil
 }
 
-func (c *nftCompiler) lookup(fields []hoststate.Field, l *expr.Lookup) error {
+func (c *compiler) lookup(fields []hoststate.Field, l *expr.Lookup) error {
 	if err := checkName("set", l.SetName); err != nil {
 		return err
 	}
 	if err := c.load(fields...); err != nil {
 		return err
 	}
-	l.SourceRegister = nftRegister(0)
+	l.SourceRegister = registerAt(0)
 	c.emit(l)
 	return nil
 }
 
-func (c *nftCompiler) update(e hoststate.Update) error {
+func (c *compiler) update(e hoststate.Update) error {
 	if err := checkName("set", e.Set); err != nil {
 		return err
 	}
 	if err := c.load(e.Fields...); err != nil {
 		return err
 	}
-	c.emit(&expr.Dynset{SrcRegKey: nftRegister(0), SetName: e.Set, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE)})
+	c.emit(&expr.Dynset{SrcRegKey: registerAt(0), SetName: e.Set, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE)})
 	return nil
 }
 
-func (c *nftCompiler) masquerade(e hoststate.Masquerade) error {
+func (c *compiler) masquerade(e hoststate.Masquerade) error {
 	ports, err := portRange(e.FirstPort, e.LastPort)
 	if err != nil {
 		return err
@@ -456,7 +456,7 @@ func (c *nftCompiler) masquerade(e hoststate.Masquerade) error {
 	return nil
 }
 
-func (c *nftCompiler) snat(e hoststate.SNAT) error {
+func (c *compiler) snat(e hoststate.SNAT) error {
 	n := &expr.NAT{Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4}
 	if e.First.Is6() {
 		n.Family = unix.NFPROTO_IPV6
@@ -491,7 +491,7 @@ func (c *nftCompiler) snat(e hoststate.SNAT) error {
 
 // immediates loads constants, each into a 16-byte register of its own, and
 // returns the first register.
-func (c *nftCompiler) immediates(values ...[]byte) uint32 {
+func (c *compiler) immediates(values ...[]byte) uint32 {
 	for i, v := range values {
 		c.emit(&expr.Immediate{Register: unix.NFT_REG_1 + uint32(i), Data: v})
 	}
@@ -499,7 +499,7 @@ func (c *nftCompiler) immediates(values ...[]byte) uint32 {
 }
 
 func compileVerdict(v hoststate.Verdict) (*expr.Verdict, error) {
-	kind, ok := nftVerdicts[v.Kind]
+	kind, ok := verdicts[v.Kind]
 	if !ok {
 		return nil, fmt.Errorf("verdict %q: not known", v.Kind)
 	}

@@ -1,4 +1,4 @@
-package host
+package nft
 
 import (
 	"net/netip"
@@ -44,7 +44,7 @@ func drawRule(t *rapid.T, family hoststate.Family) hoststate.Rule {
 		return rapid.SliceOfN(rapid.SampledFrom(keys), 1, 3).Filter(func(list []hoststate.Field) bool {
 			v4, v6 := false, false
 			for _, f := range list {
-				v4, v6 = v4 || nftFieldLayer3[f] == 4, v6 || nftFieldLayer3[f] == 6
+				v4, v6 = v4 || fieldLayer3[f] == 4, v6 || fieldLayer3[f] == 6
 			}
 			return !v4 || !v6
 		}).Draw(t, "fields")
@@ -67,11 +67,11 @@ func drawRule(t *rapid.T, family hoststate.Family) hoststate.Rule {
 		},
 		func() hoststate.Expr {
 			f := rapid.SampledFrom(numbers).Draw(t, "field")
-			return hoststate.Is{Field: f, Number: rapid.Uint64Max(1<<(8*nftLoads[f].size)-1).Draw(t, "number"), Not: not.Draw(t, "not")}
+			return hoststate.Is{Field: f, Number: rapid.Uint64Max(1<<(8*loads[f].size)-1).Draw(t, "number"), Not: not.Draw(t, "not")}
 		},
 		func() hoststate.Expr {
 			f := rapid.SampledFrom(targets).Draw(t, "field")
-			return hoststate.Within{Field: f, Prefix: prefixOf(int(nftLoads[f].size)), Not: not.Draw(t, "not")}
+			return hoststate.Within{Field: f, Prefix: prefixOf(int(loads[f].size)), Not: not.Draw(t, "not")}
 		},
 		func() hoststate.Expr { return hoststate.EtherSource{MAC: mac(), Not: not.Draw(t, "not")} },
 		func() hoststate.Expr { return hoststate.EtherDest{MAC: mac(), Not: not.Draw(t, "not")} },
@@ -125,7 +125,7 @@ func drawRule(t *rapid.T, family hoststate.Family) hoststate.Rule {
 }
 
 // Every rule reads back from its bytes as it was written.
-func TestNFTRuleRoundTrip(t *testing.T) {
+func TestRuleRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		family := rapid.SampledFrom([]hoststate.Family{hoststate.Inet, hoststate.BridgeFamily, hoststate.ARPFamily}).Draw(t, "family")
 		want := drawRule(t, family)
@@ -133,11 +133,11 @@ func TestNFTRuleRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list, err := encodeExprs(nftFamilies[family], exprs)
+		list, err := encodeExprs(families[family], exprs)
 		if err != nil {
 			t.Fatal(err)
 		}
-		read, err := decodeExprs(nftFamilies[family], list)
+		read, err := decodeExprs(families[family], list)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,16 +148,16 @@ func TestNFTRuleRoundTrip(t *testing.T) {
 }
 
 // A condition that nobody wrote is not taken for the premise of another.
-func TestNFTForeignPremise(t *testing.T) {
-	load := func(f hoststate.Field) expr.Any { return nftLoads[f].into(nftRegister(0)) }
-	v4, v6 := nftLayer3[hoststate.Inet][4], nftLayer3[hoststate.Inet][6]
-	compare := func(p nftPremise) expr.Any { return equals([]byte(p.value), false) }
+func TestForeignPremise(t *testing.T) {
+	load := func(f hoststate.Field) expr.Any { return loads[f].into(registerAt(0)) }
+	v4, v6 := layer3[hoststate.Inet][4], layer3[hoststate.Inet][6]
+	compare := func(p premise) expr.Any { return equals([]byte(p.value), false) }
 	address := equals([]byte{10, 0, 0, 1}, false)
 	for name, exprs := range map[string][]expr.Any{
 		"none":         {load(hoststate.FieldSAddr4), address},
 		"of the other": {load(fieldNFProto), compare(v6), load(hoststate.FieldSAddr4), address},
 		"not":          {load(fieldNFProto), equals([]byte(v4.value), true), load(hoststate.FieldSAddr4), address},
-		"alone":        {load(fieldIIFType), compare(nftEthernet)},
+		"alone":        {load(fieldIIFType), compare(ethernet)},
 	} {
 		rule := decodeRule(hoststate.Inet, exprs)
 		if _, foreign := rule[0].(foreignRule); !foreign || len(rule) != 1 {
