@@ -1,6 +1,13 @@
 package netdef
 
-import "testing"
+import (
+	"regexp"
+	"testing"
+)
+
+// emptyLimits is how limits of nothing (average='0') are printed, as libvirt does
+// it, and are read as no limits: the one thing that is not printed the same.
+var emptyLimits = regexp.MustCompile(`(?m)^ *<bandwidth(?: classID='\d+')?>\n *</bandwidth>\n`)
 
 // Whatever is read can be printed, and what is printed is read back and
 // printed the same.
@@ -9,6 +16,7 @@ func FuzzParse(f *testing.F) {
 		everything, net(""), dhcp4("<range start='192.168.5.2' end='192.168.5.9'/>"),
 		dhcp6("<host id='0:1' ip='fd00:5::5'/>"), withIP("<forward mode='nat' dev='e'><nat/></forward>"),
 		net("<forward mode='hostdev'><address type='pci' bus='1'/></forward>"),
+		net("<bandwidth><inbound average='0'/></bandwidth><portgroup name='p'><bandwidth><outbound average='0'/></bandwidth></portgroup>"),
 		net("<metadata><a xmlns='b'> <![CDATA[x]]><c/> y</a></metadata>"),
 		"<?xml version='1.0'?><!DOCTYPE network><network xmlns:a='b' a:c='d'><name>n</name></network>",
 	} {
@@ -29,7 +37,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, first)
 		}
-		if second := again.Format(FormatOptions{}); second != first {
+		if second := again.Format(FormatOptions{}); second != emptyLimits.ReplaceAllString(first, "") {
 			t.Fatalf("first\n%s\nthen\n%s", first, second)
 		}
 		if err := ValidateNetwork([]byte(first)); err != nil && n.Name != "" {
@@ -61,7 +69,7 @@ func FuzzParsePort(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, first)
 		}
-		if second := again.Format(); second != first {
+		if second := again.Format(); second != emptyLimits.ReplaceAllString(first, "") {
 			t.Fatalf("first\n%s\nthen\n%s", first, second)
 		}
 	})
