@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"viaduct/internal/hook"
@@ -160,6 +161,9 @@ func (e *Engine) portsOn(def *netdef.Network, known []port) []port {
 	if !def.Forward.Mode.OwnsBridge() {
 		ports = slices.DeleteFunc(ports, func(p port) bool { return !p.declared })
 	}
+	// The host lists its own in this order: whether a port is in the bridge
+	// already must make no difference to what is kept of it.
+	slices.SortStableFunc(ports, func(a, b port) int { return strings.Compare(a.name, b.name) })
 	return ports
 }
 

@@ -196,7 +196,7 @@ func (h *kernelHost) Observe(keys []hoststate.Key) hoststate.State {
 			byApplier[a] = append(byApplier[a], k)
 		}
 	}
-	s := hoststate.State{}
+	s := make(hoststate.State, len(keys))
 	for a, keys := range byApplier {
 		for k, o := range a.Observe(keys) {
 			s[k] = o

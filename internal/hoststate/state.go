@@ -89,11 +89,34 @@ func Equal(a, b Object) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
 	}
-	if reflect.DeepEqual(a, b) {
+	if identical(a, b) {
 		return true // mostly it is just what we wrote ourselves, and to print it costs more
 	}
 	_, ok := a.(readable)
 	return ok && a.Text() == b.Text()
+}
+
+// identical reports whether two objects are the same in every part. Chains,
+// which are most of what there is, are compared without reflection, which makes
+// a copy of each expression.
+func identical(a, b Object) bool {
+	c, ok := a.(Chain)
+	d, both := b.(Chain)
+	if !ok || !both {
+		return reflect.DeepEqual(a, b)
+	}
+	sameHook := c.Hook == d.Hook || c.Hook != nil && d.Hook != nil && *c.Hook == *d.Hook
+	return c.Table == d.Table && c.Name == d.Name && sameHook && slices.EqualFunc(c.Rules, d.Rules, func(r, s Rule) bool {
+		return slices.EqualFunc(r, s, sameExpr)
+	})
+}
+
+// sameExpr compares expressions. Those with lists cannot be compared as they are.
+func sameExpr(a, b Expr) bool {
+	if t := reflect.TypeOf(a); t != nil && !t.Comparable() {
+		return reflect.DeepEqual(a, b)
+	}
+	return a == b
 }
 
 // readable is implemented by objects whose Text says all there is about them.

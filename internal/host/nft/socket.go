@@ -299,22 +299,53 @@ func (r refusal) err() error {
 type attrs []byte
 
 func (a *attrs) bytes(typ uint16, v []byte) {
-	b := binary.NativeEndian.AppendUint16(*a, uint16(unix.SizeofNlAttr+len(v)))
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = append(b, v...)
-	*a = append(b, make([]byte, nl.Align(len(b))-len(b))...)
+	at := a.begin(typ)
+	*a = append(*a, v...)
+	a.end(at)
 }
 
-func (a *attrs) str(typ uint16, v string) { a.bytes(typ, append([]byte(v), 0)) }
+// begin appends the head of an attribute, and end closes what has been appended
+// since.
+func (a *attrs) begin(typ uint16) (at int) {
+	at = len(*a)
+	if *a == nil {
+		*a = make(attrs, 0, 256) // most messages fit
+	}
+	*a = binary.NativeEndian.AppendUint16(append(*a, 0, 0), typ)
+	return at
+}
 
-func (a *attrs) u32(typ uint16, v uint32) { a.bytes(typ, binary.BigEndian.AppendUint32(nil, v)) }
+func (a *attrs) end(at int) {
+	b := *a
+	binary.NativeEndian.PutUint16(b[at:], uint16(len(b)-at))
+	for len(b) != nl.Align(len(b)) {
+		b = append(b, 0)
+	}
+	*a = b
+}
 
-func (a *attrs) u64(typ uint16, v uint64) { a.bytes(typ, binary.BigEndian.AppendUint64(nil, v)) }
+func (a *attrs) str(typ uint16, v string) {
+	at := a.begin(typ)
+	*a = append(append(*a, v...), 0)
+	a.end(at)
+}
+
+func (a *attrs) u32(typ uint16, v uint32) {
+	at := a.begin(typ)
+	*a = binary.BigEndian.AppendUint32(*a, v)
+	a.end(at)
+}
+
+func (a *attrs) u64(typ uint16, v uint64) {
+	at := a.begin(typ)
+	*a = binary.BigEndian.AppendUint64(*a, v)
+	a.end(at)
+}
 
 func (a *attrs) nest(typ uint16, f func(*attrs)) {
-	var inner attrs
-	f(&inner)
-	a.bytes(typ|unix.NLA_F_NESTED, inner)
+	at := a.begin(typ | unix.NLA_F_NESTED)
+	f(a)
+	a.end(at)
 }
 
 // file is another handle on the socket.
