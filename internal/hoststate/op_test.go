@@ -68,3 +68,31 @@ func TestInverse(t *testing.T) {
 		}
 	}
 }
+
+// Chains are the same if all in them is: also what cannot be compared as it is.
+func TestEqualChains(t *testing.T) {
+	chain := func(change func(*Chain)) Chain {
+		c := Chain{Table: TableRef{Family: Inet, Name: "t"}, Name: "c", Hook: &Hook{Type: "filter", Hook: "input"}, Rules: []Rule{
+			{InSet{Fields: []Field{FieldEtherS}, Set: "s"}, Counter{}}, {Verdict{Kind: Accept}},
+		}}
+		change(&c)
+		return c
+	}
+	plain := chain(func(*Chain) {})
+	if !Equal(plain, chain(func(*Chain) {})) {
+		t.Error("a chain differs from its twin")
+	}
+	for what, other := range map[string]Chain{
+		"name":       chain(func(c *Chain) { c.Name = "d" }),
+		"no hook":    chain(func(c *Chain) { c.Hook = nil }),
+		"hook":       chain(func(c *Chain) { c.Hook = &Hook{Type: "filter", Hook: "output"} }),
+		"rule":       chain(func(c *Chain) { c.Rules[1] = Rule{Verdict{Kind: Drop}} }),
+		"list":       chain(func(c *Chain) { c.Rules[0][0] = InSet{Fields: []Field{FieldEtherS, FieldEtherS}, Set: "s"} }),
+		"expression": chain(func(c *Chain) { c.Rules[0][1] = Reject{} }),
+		"fewer":      chain(func(c *Chain) { c.Rules = c.Rules[:1] }),
+	} {
+		if Equal(plain, other) || Equal(other, plain) {
+			t.Errorf("%s: %s is taken for %s", what, other.Text(), plain.Text())
+		}
+	}
+}
