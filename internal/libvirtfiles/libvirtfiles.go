@@ -34,8 +34,13 @@ func (p Paths) autostart(name string) string {
 	return filepath.Join(p.Config, "qemu/networks/autostart", name+".xml")
 }
 func (p Paths) status(name string) string { return filepath.Join(p.Run, "network", name+".xml") }
-func (p Paths) pid(name string) string    { return filepath.Join(p.Run, "network", name+".pid") }
 func (p Paths) ports(name string) string  { return filepath.Join(p.Run, "network", name, "ports") }
+
+// pid is the file with the number of the process that serves the network. Its
+// name is the network's as it is in XML.
+func (p Paths) pid(name string) string {
+	return filepath.Join(p.Run, "network", netdef.Escape(name)+".pid")
+}
 
 // Leases is the file with the leases of the guests in a bridge.
 func (p Paths) Leases(bridge string) string {

@@ -149,3 +149,9 @@ func FuzzLiveDefinition(f *testing.F) {
 		}
 	})
 }
+
+func TestPIDFileOfOddName(t *testing.T) {
+	if got, want := (Paths{Run: "/run/libvirt"}).pid("it's"), "/run/libvirt/network/it&apos;s.pid"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

@@ -143,7 +143,7 @@ func (s *serializer) attributes(attrs []attr) {
 		}
 		s.WriteString(" " + name + `="`)
 		for _, c := range valueEscapes.Replace(a.value) {
-			if c < utf8.RuneSelf {
+			if c < utf8.RuneSelf || a.declares() {
 				s.WriteRune(c)
 			} else {
 				fmt.Fprintf(s, "&#x%X;", c)

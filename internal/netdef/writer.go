@@ -21,6 +21,10 @@ type pair struct {
 	always bool
 }
 
+// Escape is text as libvirt writes it into XML. It does so too with a network's
+// name in the names of some of the network's files.
+func Escape(text string) string { return escapes.Replace(text) }
+
 var escapes = strings.NewReplacer("<", "&lt;", ">", "&gt;", "&", "&amp;", "'", "&apos;", `"`, "&quot;")
 
 // empty prints an element without content.

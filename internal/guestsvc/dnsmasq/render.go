@@ -29,8 +29,8 @@ type Paths struct {
 
 // LibvirtPaths are the ones that libvirt uses, but for the process id.
 func LibvirtPaths(network string) Paths {
-	const folder = "/var/lib/libvirt/dnsmasq/"
-	return Paths{DHCPHosts: folder + network + ".hostsfile", DNSHosts: folder + network + ".addnhosts"}
+	file := "/var/lib/libvirt/dnsmasq/" + netdef.Escape(network)
+	return Paths{DHCPHosts: file + ".hostsfile", DNSHosts: file + ".addnhosts"}
 }
 
 // Rendering is a network in dnsmasq's terms: the contents of three files.

@@ -145,6 +145,14 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// libvirt calls the two files of a network by its name as it is in XML.
+func TestOddName(t *testing.T) {
+	want := Paths{DHCPHosts: "/var/lib/libvirt/dnsmasq/it&apos;s.hostsfile", DNSHosts: "/var/lib/libvirt/dnsmasq/it&apos;s.addnhosts"}
+	if diff := cmp.Diff(want, LibvirtPaths("it's")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	for _, c := range []struct{ xml, want string }{
 		{`<ip address='10.0.0.1' prefix='20' localPtr='yes'/>`, "PTR domain for IPv4 network with prefix 20 cannot be automatically created"},
