@@ -31,6 +31,7 @@ var uplinkVerbs = []verb{
 			{name: "peer", value: "ADDRESS", help: "who has to answer a ping, before and after"},
 			{name: "mtu", value: "BYTES", help: "MTU of the card and the bridge, such as 1496 for cards that know no VLANs"},
 			{name: "tx-checksum", value: "off", help: "off: the host computes the checksums of what it sends", choices: []string{"off"}},
+			{name: "dhcp", help: "get an address by DHCP, where no other program configures the card"},
 			{name: "dry-run", help: "only show what would be done"},
 		},
 	},
@@ -65,12 +66,15 @@ func uplinkCreate(c *call) error {
 		}
 		return uplinkShow(c)
 	}
-	spec := engine.UplinkSpec{Bridge: bridge, NIC: c.text("nic"), Plan: c.is("dry-run")}
+	spec := engine.UplinkSpec{Bridge: bridge, NIC: c.text("nic"), Plan: c.is("dry-run"), DHCP: c.is("dhcp")}
 	var err error
 	switch spec.NIC {
 	case "":
 		return usagef("command 'uplink-create' requires --nic: a network card, or none")
 	case "none":
+		if spec.DHCP {
+			return usagef("a bridge without a card has nobody to ask for an address: --dhcp needs one")
+		}
 		spec.NIC = ""
 	}
 	if c.given("confirm") {
@@ -105,7 +109,11 @@ func uplinkCreate(c *call) error {
 	if spec.Plan {
 		verb = "would be created"
 	}
-	fmt.Fprintf(c.out, "Uplink %s %s, kept by %s\n", bridge, verb, r.Manager)
+	how := ""
+	if r.DHCP {
+		how = ", which is its DHCP client"
+	}
+	fmt.Fprintf(c.out, "Uplink %s %s, kept by %s%s\n", bridge, verb, r.Manager, how)
 	for _, op := range r.Operations {
 		if spec.Plan {
 			fmt.Fprintln(c.out, printable("  "+op, false))

@@ -109,7 +109,7 @@ func Run(ctx context.Context, c Config) error {
 	defer journal.Close()
 	table := leases.New(journal, held, time.Now)
 
-	services, closeServices := startServices(c, table, serverDUID())
+	services, closeServices := startServices(c, table, st, serverDUID())
 	defer closeServices()
 	zones := firewalld.New(firewalld.Connect, c.Log)
 	defer zones.Close()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"viaduct/internal/dhcpclient"
 	"viaduct/internal/guestsvc"
 	"viaduct/internal/guestsvc/dhcp4"
 	"viaduct/internal/guestsvc/dhcp6"
@@ -24,6 +26,8 @@ import (
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
+	"viaduct/internal/store"
+	"viaduct/internal/uplink"
 )
 
 // starters says how each type of service is started. The function that comes
@@ -62,19 +66,30 @@ func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter
 // startServices makes the manager of all services, and has it take up those
 // that have outlived the last daemon. The function that comes with it ends what
 // ends with the process.
-func startServices(c Config, db *leases.DB, duid []byte) (*guestsvc.Manager, func()) {
+func startServices(c Config, db *leases.DB, st *store.Store, duid []byte) (*guestsvc.Manager, func()) {
 	types, closeShared := starters(c, db, duid)
 	services := guestsvc.NewManager(types, c.Log)
 	key := func(network netdef.UUID) hoststate.Key {
 		return hoststate.ServiceKey(plan.ServiceDnsmasq, network.String())
 	}
-	deps := dnsmasq.Deps{Leases: db.Table, DUID: duid, Log: c.Log, Died: func(network netdef.UUID) { services.Died(key(network)) }}
+	deps := dnsmasq.Deps{Leases: db.Table, DUID: duid, Log: c.Log, Died: func(network netdef.UUID) { services.Changed(key(network)) }}
 	types[plan.ServiceDnsmasq] = starter(func(cd dnsmasq.Config) (guestsvc.Service, error) {
 		s, err := dnsmasq.Start(cd, deps)
 		if err != nil {
 			return nil, err
 		}
 		return dnsmasqService{s}, nil
+	})
+	types[plan.ServiceDHCPClient] = starter(func(cc dhcpclient.Config) (guestsvc.Service, error) {
+		client, err := dhcpclient.Start(cc, dhcpclient.Deps{
+			Open:    func(link string) (net.PacketConn, error) { return host.OpenDatagrams(link, host.DHCP4Client) },
+			Listen:  func(at netip.AddrPort) (net.PacketConn, error) { return host.ListenUDP(at) },
+			Load:    func() (uplink.Lease, bool, error) { return st.UplinkLease(cc.Bridge) },
+			Save:    func(l uplink.Lease) error { return st.PutUplinkLease(cc.Bridge, l) },
+			Changed: func() { services.Changed(hoststate.ServiceKey(plan.ServiceDHCPClient, cc.Bridge)) },
+			Log:     c.Log,
+		})
+		return dhcpClient{client}, err
 	})
 	for _, s := range dnsmasq.Find(c.dnsmasqDir(), deps) {
 		config := s.Config()
@@ -87,6 +102,14 @@ func startServices(c Config, db *leases.DB, duid []byte) (*guestsvc.Manager, fun
 }
 
 func (c Config) dnsmasqDir() string { return filepath.Join(c.RunDir, "dnsmasq") }
+
+// dhcpClient gives the host's own DHCP client the face of a guestsvc.Service.
+type dhcpClient struct{ *dhcpclient.Client }
+
+// Alive is always true: its connections are opened for each question.
+func (dhcpClient) Alive() bool { return true }
+
+func (dhcpClient) Reconfigure(fmt.Stringer) error { return guestsvc.ErrOtherLink }
 
 // dnsmasqService gives a dnsmasq the face of a guestsvc.Service.
 type dnsmasqService struct{ *dnsmasq.Service }

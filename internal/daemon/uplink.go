@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"viaduct/internal/uplink"
 )
 
 // hostFiles is the host as uplink.System.
@@ -62,12 +64,12 @@ func (hostFiles) Run(ctx context.Context, argv []string) error {
 // clients are the programs that are DHCP clients of the links in their arguments.
 var clients = []string{"dhclient", "udhcpc", "dhcpcd"}
 
-func (hostFiles) StopClients(link string) []string {
+func (hostFiles) Clients(link string) []uplink.Client {
 	own, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return nil
 	}
-	var stopped []string
+	var found []uplink.Client
 	entries, _ := os.ReadDir("/proc") // without it nobody is found
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
@@ -85,9 +87,21 @@ func (hostFiles) StopClients(link string) []string {
 		if program == "busybox" && len(argv) > 1 {
 			program = argv[1]
 		}
-		if slices.Contains(clients, program) && syscall.Kill(pid, syscall.SIGKILL) == nil {
-			stopped = append(stopped, fmt.Sprintf("%s (process %d)", program, pid))
+		if slices.Contains(clients, program) {
+			found = append(found, uplink.Client{PID: pid, Argv: argv})
 		}
 	}
-	return stopped
+	return found
+}
+
+func (hostFiles) StopClient(c uplink.Client) error { return syscall.Kill(c.PID, syscall.SIGKILL) }
+
+func (hostFiles) StartClient(argv []string) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go cmd.Wait() // so that it does not stay as a zombie; it tells its log how it ends
+	return nil
 }

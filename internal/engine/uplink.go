@@ -34,6 +34,9 @@ type UplinkSpec struct {
 	MTU int `json:"mtu,omitempty"`
 	// Unoffloaded has the host compute the checksums of what it sends.
 	Unoffloaded bool `json:"unoffloaded,omitempty"`
+	// DHCP has Viaduct be the DHCP client on the bridge, where no other program
+	// configures the card. Where the card has a leased address it is so anyway.
+	DHCP bool `json:"dhcp,omitempty"`
 }
 
 // UplinkFile is a file of the manager's that changes.
@@ -44,14 +47,16 @@ type UplinkFile struct {
 
 // UplinkReport is what became of an uplink, or would.
 type UplinkReport struct {
-	Bridge     string         `json:"bridge"`
-	NIC        string         `json:"nic,omitempty"`
-	Manager    uplink.Manager `json:"manager"`
-	Phase      uplink.Phase   `json:"phase,omitempty"`
-	Addresses  []string       `json:"addresses"`
-	Operations []string       `json:"operations,omitempty"`
-	Files      []UplinkFile   `json:"files,omitempty"`
-	Notes      []string       `json:"notes,omitempty"`
+	Bridge  string         `json:"bridge"`
+	NIC     string         `json:"nic,omitempty"`
+	Manager uplink.Manager `json:"manager"`
+	// DHCP says that the manager, Viaduct, is the bridge's DHCP client.
+	DHCP       bool         `json:"dhcp,omitempty"`
+	Phase      uplink.Phase `json:"phase,omitempty"`
+	Addresses  []string     `json:"addresses"`
+	Operations []string     `json:"operations,omitempty"`
+	Files      []UplinkFile `json:"files,omitempty"`
+	Notes      []string     `json:"notes,omitempty"`
 	// Deadline is when it is taken back unless it is confirmed.
 	Deadline *time.Time `json:"deadline,omitempty"`
 }
@@ -76,6 +81,7 @@ type uplinks struct {
 	mu      sync.Mutex
 	records map[string]uplink.Record
 	waiting map[string]chan struct{} // closed to end the wait for confirmation
+	leasing chan struct{}            // told of each change of a DHCP client; nil while nobody waits for one
 	healing map[string]*healing
 }
 
@@ -106,7 +112,7 @@ func (e *Engine) CreateUplink(ctx context.Context, spec UplinkSpec) (UplinkRepor
 	if err := e.keepUplink(r); err != nil {
 		return report, err
 	}
-	if err := e.makeUplink(ctx, r); err != nil {
+	if err := e.makeUplink(ctx, &r); err != nil {
 		if undone := e.unmakeUplink(ctx, r); undone != nil { // the next daemon tries again
 			e.Log.Error("take back an uplink that failed", "bridge", spec.Bridge, "error", undone)
 		}
@@ -134,7 +140,7 @@ func (e *Engine) CreateUplink(ctx context.Context, spec UplinkSpec) (UplinkRepor
 
 // designUplink finds out what there is, and refuses what would cut the host off.
 func (e *Engine) designUplink(ctx context.Context, spec UplinkSpec) (uplink.Record, UplinkReport, error) {
-	r := uplink.Record{Phase: uplink.Changing, Manager: spec.Manager, Uplink: hoststate.Uplink{
+	r := uplink.Record{Phase: uplink.Changing, Manager: spec.Manager, DHCP: spec.DHCP, Uplink: hoststate.Uplink{
 		Bridge: spec.Bridge, NIC: spec.NIC, MTU: spec.MTU, Unoffloaded: spec.Unoffloaded,
 	}}
 	report := UplinkReport{Bridge: spec.Bridge, NIC: spec.NIC, Addresses: []string{}}
@@ -155,7 +161,7 @@ func (e *Engine) designUplink(ctx context.Context, spec UplinkSpec) (uplink.Reco
 	if err := e.manageUplink(&r); err != nil {
 		return r, report, err
 	}
-	report.Manager = r.Manager
+	report.Manager, report.DHCP = r.Manager, r.DHCP
 	for _, edit := range r.Edits {
 		if edit.Once {
 			continue
@@ -164,6 +170,9 @@ func (e *Engine) designUplink(ctx context.Context, spec UplinkSpec) (uplink.Reco
 	}
 	op := hoststate.Op{Verb: hoststate.Create, New: r.Uplink}
 	report.Operations = []string{op.String()}
+	if r.DHCP {
+		report.Operations = append(report.Operations, hoststate.Op{Verb: hoststate.Create, New: e.uplinkClient(r)}.String())
+	}
 	if err := e.needed(ctx, spec, &r, &report); err != nil {
 		return r, report, err
 	}
@@ -191,6 +200,9 @@ func (e *Engine) checkUplink(spec UplinkSpec) error {
 		return invalid("network '%s' has the bridge %s", user.name, spec.Bridge)
 	}
 	if spec.NIC == "" {
+		if spec.DHCP {
+			return netdef.Errorf(netdef.ErrInvalidArg, "a bridge without a card has nobody to ask for an address")
+		}
 		return nil
 	}
 	nic, exists := e.Host.Link(spec.NIC)
@@ -245,13 +257,11 @@ func (e *Engine) manageUplink(r *uplink.Record) error {
 		}
 	}
 	if r.Manager == uplink.Viaduct {
-		for _, a := range u.Held.Addresses {
-			if !a.Lasting() && a.Prefix.Addr().Is4() {
-				return netdef.Errorf(netdef.ErrOperationInvalid, "%s has %s by DHCP from a program that no known configuration has started: "+
-					"let ifupdown, systemd-networkd, NetworkManager, netplan or wicked configure it first", u.NIC, a.Prefix)
-			}
-		}
+		r.DHCP = r.DHCP || slices.ContainsFunc(u.Held.Addresses, isLeased)
 		return nil
+	}
+	if r.DHCP {
+		return netdef.Errorf(netdef.ErrOperationInvalid, "%s is configured by %s: let that be the DHCP client", u.NIC, r.Manager)
 	}
 	var err error
 	r.Edits, err = uplink.Plan(r.Manager, e.System.Root(), e.card(u.NIC), u.Bridge)
@@ -289,14 +299,19 @@ func (e *Engine) needed(ctx context.Context, spec UplinkSpec, r *uplink.Record, 
 }
 
 // makeUplink carries the change out and sees whether the host is still reached.
-func (e *Engine) makeUplink(ctx context.Context, r uplink.Record) error {
+func (e *Engine) makeUplink(ctx context.Context, r *uplink.Record) error {
 	if err := e.Host.Apply(ctx, []hoststate.Op{{Verb: hoststate.Create, New: r.Uplink}}); err != nil {
 		return opError(err)
 	}
-	if err := e.handOver(ctx, r); err != nil {
+	if r.DHCP {
+		if err := e.leaseUplink(ctx, r); err != nil {
+			return err
+		}
+	}
+	if err := e.handOver(ctx, *r); err != nil {
 		return err
 	}
-	return e.answered(ctx, r, answerAfter)
+	return e.answered(ctx, *r, answerAfter)
 }
 
 // handOver has the manager take the bridge for the card.
@@ -319,8 +334,10 @@ func (e *Engine) command(ctx context.Context, r uplink.Record, from, to string, 
 	if len(commands) == 0 {
 		return nil
 	}
-	for _, stopped := range e.System.StopClients(from) {
-		e.Log.Info("ended a DHCP client that has lost its link", "link", from, "client", stopped)
+	for _, c := range e.System.Clients(from) {
+		if e.System.StopClient(c) == nil {
+			e.Log.Info("ended a DHCP client that has lost its link", "link", from, "client", c.Argv, "process", c.PID)
+		}
 	}
 	for _, argv := range commands {
 		if err := e.System.Run(ctx, argv); err != nil {
@@ -374,14 +391,21 @@ func (e *Engine) unmakeUplink(ctx context.Context, r uplink.Record) error {
 			return errAs(netdef.ErrOperationFailed, err)
 		}
 	}
-	if err := e.Host.Apply(ctx, []hoststate.Op{{Verb: hoststate.Delete, Old: r.Uplink}}); err != nil {
+	var ops []hoststate.Op
+	if client := e.uplinkClient(r); r.DHCP {
+		for _, running := range e.Host.Observe([]hoststate.Key{client.Key()}) {
+			ops = append(ops, hoststate.Op{Verb: hoststate.Delete, Old: running})
+		}
+	}
+	if err := e.Host.Apply(ctx, append(ops, hoststate.Op{Verb: hoststate.Delete, Old: r.Uplink})); err != nil {
 		return opError(err)
 	}
+	e.giveBackClients(r)
 	if err := e.command(ctx, r, r.Uplink.Bridge, r.Uplink.NIC, true); err != nil {
 		// The card has what it had; its manager sees to it at the next start.
 		e.Log.Error("have the card's manager take it back", "manager", r.Manager, "nic", r.Uplink.NIC, "error", err)
 	}
-	if err := e.Store.DeleteUplink(r.Uplink.Bridge); err != nil {
+	if err := errors.Join(e.Store.DeleteUplinkLease(r.Uplink.Bridge), e.Store.DeleteUplink(r.Uplink.Bridge)); err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
 	e.uplinks.mu.Lock()
@@ -473,7 +497,7 @@ func (e *Engine) Uplinks() ([]UplinkReport, []UplinkProposal) {
 	e.uplinks.mu.Unlock()
 	reports := []UplinkReport{}
 	for _, r := range records {
-		report := UplinkReport{Bridge: r.Uplink.Bridge, NIC: r.Uplink.NIC, Manager: r.Manager, Phase: r.Phase, Addresses: []string{}}
+		report := UplinkReport{Bridge: r.Uplink.Bridge, NIC: r.Uplink.NIC, Manager: r.Manager, DHCP: r.DHCP, Phase: r.Phase, Addresses: []string{}}
 		if held, err := e.Host.Held(r.Uplink.Bridge); err == nil {
 			for _, a := range held.Addresses {
 				report.Addresses = append(report.Addresses, a.Prefix.String())

@@ -50,7 +50,9 @@ func (f *fakeSystem) Run(_ context.Context, argv []string) error {
 	return nil
 }
 
-func (f *fakeSystem) StopClients(string) []string { return nil }
+func (f *fakeSystem) Clients(string) []uplink.Client  { return nil }
+func (f *fakeSystem) StopClient(uplink.Client) error  { return nil }
+func (f *fakeSystem) StartClient(argv []string) error { return f.Run(nil, argv) }
 
 const interfaces = "auto eth0\niface eth0 inet dhcp\n"
 

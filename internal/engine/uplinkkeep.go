@@ -2,12 +2,14 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
 
 	"viaduct/internal/host"
 	"viaduct/internal/hoststate"
+	"viaduct/internal/plan"
 	"viaduct/internal/uplink"
 )
 
@@ -141,9 +143,8 @@ func (e *Engine) keepUp(ctx context.Context, r uplink.Record) bool {
 	if r.Manager != uplink.Viaduct {
 		return false
 	}
-	want := hoststate.State{}
-	want.Add(r.Uplink)
-	ops := host.Diff(want, e.Host.Observe([]hoststate.Key{r.Uplink.Key()}))
+	want := e.wantedUplink(r)
+	ops := host.Diff(want, e.Host.Observe(slices.Collect(maps.Keys(want))))
 	if len(ops) == 0 {
 		return false
 	}
@@ -159,9 +160,15 @@ func (e *Engine) keepUp(ctx context.Context, r uplink.Record) bool {
 func (e *Engine) healUplinks(ctx context.Context, keys []hoststate.Key) {
 	e.uplinks.mu.Lock()
 	defer e.uplinks.mu.Unlock()
+	if e.uplinks.leasing != nil {
+		select {
+		case e.uplinks.leasing <- struct{}{}:
+		default: // it will look anyway
+		}
+	}
 	for bridge, r := range e.uplinks.records {
-		nic := hoststate.LinkUp{Link: r.Uplink.NIC}.Key()
-		concerned := len(keys) == 0 || slices.ContainsFunc(keys, func(k hoststate.Key) bool { return k == r.Uplink.Key() || k == nic })
+		nic, client := hoststate.LinkUp{Link: r.Uplink.NIC}.Key(), hoststate.ServiceKey(plan.ServiceDHCPClient, bridge)
+		concerned := len(keys) == 0 || slices.ContainsFunc(keys, func(k hoststate.Key) bool { return k == r.Uplink.Key() || k == nic || k == client })
 		if concerned && r.Manager == uplink.Viaduct {
 			e.healUplinkLater(ctx, bridge)
 		}

@@ -82,8 +82,9 @@ func (m *Manager) Adopt(object hoststate.Service, s Service) {
 	m.remember(object.Key(), instance{object, s})
 }
 
-// Died says that a service has ended by itself.
-func (m *Manager) Died(key hoststate.Key) {
+// Changed says that a service has ended by itself, or has something new that
+// somebody may want to look at.
+func (m *Manager) Changed(key hoststate.Key) {
 	keys := []hoststate.Key{key}
 	for {
 		select {

@@ -61,6 +61,9 @@ func uplinkSatisfies(have, want hoststate.Uplink) bool {
 			return false
 		}
 	}
+	if want.Client && !leaseSatisfied(have, want.Leased) {
+		return false
+	}
 	for _, w := range want.Held.Routes {
 		if w.Until.IsZero() && !slices.ContainsFunc(have.Held.Routes, func(h hoststate.HeldRoute) bool { return sameRoute(h, w) }) {
 			return false
@@ -123,10 +126,20 @@ func (a *uplinkApplier) take(u hoststate.Uplink) error {
 		}
 	}
 	a.fault("uplink plugged")
+	if u.Client {
+		if err := a.lease(bridge, u.Leased); err != nil {
+			return err
+		}
+	}
 	if err := a.put(bridge, nic, u.Held); err != nil {
 		return err
 	}
 	a.fault("uplink put")
+	if exists && u.Client {
+		if err := a.strip(nic); err != nil {
+			return err
+		}
+	}
 	if exists {
 		return a.clear(nic, u.Held)
 	}

@@ -30,6 +30,10 @@ type Uplink struct {
 	// Held is what the host has on the bridge, and would have on the card
 	// without it. There may be more.
 	Held Held `json:"held"`
+	// Client says that Viaduct itself is the DHCP client on the bridge: what there
+	// is of IPv4 with an end is what Leased says, and nothing else.
+	Client bool `json:"-"`
+	Leased Held `json:"-"`
 }
 
 // UplinkKey names the uplink of a bridge.
@@ -51,11 +55,13 @@ func (u Uplink) Text() string {
 	if u.Unoffloaded {
 		s.WriteString(" tx-checksum off")
 	}
-	for _, a := range u.Held.Addresses {
-		fmt.Fprintf(&s, ", address %s", a.Prefix)
-	}
-	for _, r := range u.Held.Routes {
-		fmt.Fprintf(&s, ", route %s", r)
+	for _, h := range []Held{u.Held, u.Leased} {
+		for _, a := range h.Addresses {
+			fmt.Fprintf(&s, ", address %s", a.Prefix)
+		}
+		for _, r := range h.Routes {
+			fmt.Fprintf(&s, ", route %s", r)
+		}
 	}
 	return s.String()
 }

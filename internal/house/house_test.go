@@ -30,7 +30,7 @@ var floors = [][]string{
 	{"viaduct/internal/plan"},
 	{"viaduct/internal/guestsvc", "viaduct/internal/firewalld"},
 	{"viaduct/internal/guestsvc/dhcp4", "viaduct/internal/guestsvc/dhcp6", "viaduct/internal/guestsvc/dns", "viaduct/internal/guestsvc/ra",
-		"viaduct/internal/guestsvc/dnsmasq", "viaduct/internal/guestsvc/resolved", "viaduct/internal/guestsvc/tftp"},
+		"viaduct/internal/guestsvc/dnsmasq", "viaduct/internal/guestsvc/resolved", "viaduct/internal/guestsvc/tftp", "viaduct/internal/dhcpclient"},
 	{"viaduct/internal/guestsvc/pool"},
 	{"viaduct/internal/guestsvc/leases", "viaduct/internal/guestsvc/outbox", "viaduct/internal/guestsvc/throttle"},
 	{"viaduct/internal/host"},

@@ -21,6 +21,8 @@ const (
 	// ServiceResolved makes the host itself ask the network's DNS.
 	ServiceResolved = "resolved"
 	ServiceTFTP     = "tftp"
+	// ServiceDHCPClient is the host's own DHCP client on an uplink.
+	ServiceDHCPClient = "dhcp-client"
 )
 
 // ServesDNS reports whether the network offers name resolution to its guests.

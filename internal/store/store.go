@@ -56,7 +56,9 @@ type Store struct {
 }
 
 // paths are the folders and files of a Store.
-type paths struct{ networks, uplinks, filters, autostart, state, leases, undo, run, status, host string }
+type paths struct {
+	networks, uplinks, filters, autostart, state, leases, uplinkLeases, undo, run, status, host string
+}
 
 // Open locks the run folder, makes what is missing of the layout and removes
 // what a killed process left half done. A running engine is reported as a
@@ -64,16 +66,17 @@ type paths struct{ networks, uplinks, filters, autostart, state, leases, undo, r
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		paths: paths{
-			networks:  filepath.Join(o.ConfigDir, "networks"),
-			uplinks:   filepath.Join(o.ConfigDir, "uplinks"),
-			filters:   filepath.Join(o.ConfigDir, "nwfilter"),
-			autostart: filepath.Join(o.ConfigDir, "networks", "autostart"),
-			state:     o.StateDir,
-			leases:    filepath.Join(o.StateDir, "leases"),
-			undo:      filepath.Join(o.StateDir, "undo"),
-			run:       o.RunDir,
-			status:    filepath.Join(o.RunDir, "networks"),
-			host:      filepath.Join(o.RunDir, "host.json"),
+			networks:     filepath.Join(o.ConfigDir, "networks"),
+			uplinks:      filepath.Join(o.ConfigDir, "uplinks"),
+			filters:      filepath.Join(o.ConfigDir, "nwfilter"),
+			autostart:    filepath.Join(o.ConfigDir, "networks", "autostart"),
+			state:        o.StateDir,
+			leases:       filepath.Join(o.StateDir, "leases"),
+			uplinkLeases: filepath.Join(o.StateDir, "uplinks"),
+			undo:         filepath.Join(o.StateDir, "undo"),
+			run:          o.RunDir,
+			status:       filepath.Join(o.RunDir, "networks"),
+			host:         filepath.Join(o.RunDir, "host.json"),
 		},
 		fault:  o.Fault,
 		log:    o.Log,
@@ -103,12 +106,12 @@ func (s *Store) open() (err error) {
 	if s.lock, err = lockEngine(filepath.Join(s.paths.run, "engine.lock")); err != nil {
 		return err
 	}
-	for _, dir := range []string{s.paths.networks, s.paths.uplinks, s.paths.filters, s.paths.autostart, s.paths.leases, s.paths.undo, s.paths.status} {
+	for _, dir := range []string{s.paths.networks, s.paths.uplinks, s.paths.filters, s.paths.autostart, s.paths.leases, s.paths.uplinkLeases, s.paths.undo, s.paths.status} {
 		if err := makeDir(dir); err != nil {
 			return err
 		}
 	}
-	for _, dir := range []string{s.paths.networks, s.paths.uplinks, s.paths.filters, s.paths.autostart, s.paths.state, s.paths.undo, s.paths.run, s.paths.status} {
+	for _, dir := range []string{s.paths.networks, s.paths.uplinks, s.paths.filters, s.paths.autostart, s.paths.state, s.paths.uplinkLeases, s.paths.undo, s.paths.run, s.paths.status} {
 		if err := removeTemps(dir, s.log); err != nil {
 			return err
 		}

@@ -25,37 +25,73 @@ func (s *Store) SameBoot(r uplink.Record) bool { return r.BootID == s.bootID }
 
 // PutUplink writes the record of an uplink. It is on disk before that returns.
 func (s *Store) PutUplink(r uplink.Record) error {
-	if err := CheckName(r.Uplink.Bridge); err != nil {
-		return err
-	}
 	r.Format, r.BootID = uplinkFormat, s.bootID
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err == nil {
-		var tmp string
-		if tmp, err = s.fault.stage(undoFile, s.paths.uplinks, append(b, '\n'), true); err == nil {
-			err = s.fault.rename(undoFile, tmp, s.uplinkPath(r.Uplink.Bridge))
-		}
-	}
-	if err == nil {
-		err = s.fault.syncDir(undoFile, s.paths.uplinks)
-	}
-	if err != nil {
-		return fmt.Errorf("write record of uplink %s: %w", r.Uplink.Bridge, err)
-	}
-	return nil
+	return s.putUplinkFile("record of uplink", s.paths.uplinks, r.Uplink.Bridge, r)
 }
 
 // DeleteUplink removes a record. It is no error if there is none.
 func (s *Store) DeleteUplink(bridge string) error {
+	return s.deleteUplinkFile(s.paths.uplinks, bridge)
+}
+
+// UplinkLease reads the lease of an uplink, without an address if there is none,
+// and reports whether it was got since the host came up.
+func (s *Store) UplinkLease(bridge string) (l uplink.Lease, sameBoot bool, err error) {
+	if err := CheckName(bridge); err != nil {
+		return l, false, err
+	}
+	path := filepath.Join(s.paths.uplinkLeases, bridge+".json")
+	b, err := readFile(path, maxUplink)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, false, nil
+	}
+	if err == nil {
+		err = decodeVersioned(path, b, uplinkFormat, &l)
+	}
+	return l, l.BootID == s.bootID, err
+}
+
+// PutUplinkLease writes the lease of an uplink. It is on disk before that returns.
+func (s *Store) PutUplinkLease(bridge string, l uplink.Lease) error {
+	l.Format, l.BootID = uplinkFormat, s.bootID
+	return s.putUplinkFile("lease of uplink", s.paths.uplinkLeases, bridge, l)
+}
+
+// DeleteUplinkLease forgets the lease of an uplink. It is no error if there is none.
+func (s *Store) DeleteUplinkLease(bridge string) error {
+	return s.deleteUplinkFile(s.paths.uplinkLeases, bridge)
+}
+
+func (s *Store) putUplinkFile(what, dir, bridge string, content any) error {
 	if err := CheckName(bridge); err != nil {
 		return err
 	}
-	err := s.fault.remove(undoFile, s.uplinkPath(bridge))
+	b, err := json.MarshalIndent(content, "", "  ")
+	if err == nil {
+		var tmp string
+		if tmp, err = s.fault.stage(undoFile, dir, append(b, '\n'), true); err == nil {
+			err = s.fault.rename(undoFile, tmp, filepath.Join(dir, bridge+".json"))
+		}
+	}
+	if err == nil {
+		err = s.fault.syncDir(undoFile, dir)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s %s: %w", what, bridge, err)
+	}
+	return nil
+}
+
+func (s *Store) deleteUplinkFile(dir, bridge string) error {
+	if err := CheckName(bridge); err != nil {
+		return err
+	}
+	err := s.fault.remove(undoFile, filepath.Join(dir, bridge+".json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = s.fault.syncDir(undoFile, s.paths.uplinks)
+		err = s.fault.syncDir(undoFile, dir)
 	}
 	if err != nil {
 		return fmt.Errorf("forget uplink %s: %w", bridge, err)

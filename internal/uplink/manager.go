@@ -134,9 +134,12 @@ type System interface {
 	Remove(path string) error
 	// Run runs a command; its error says what the command said.
 	Run(ctx context.Context, argv []string) error
-	// StopClients ends the DHCP clients that others have started on a link,
-	// without a word to their servers. It names them.
-	StopClients(link string) []string
+	// Clients finds the DHCP clients that others have started on a link.
+	Clients(link string) []Client
+	// StopClient ends one, without a word to its server.
+	StopClient(Client) error
+	// StartClient starts a program and leaves it alone.
+	StartClient(argv []string) error
 }
 
 // Put carries an edit out, or takes it back. It refuses to overwrite what

@@ -33,6 +33,11 @@ type Record struct {
 	Manager Manager `json:"manager"`
 	// Uplink is the bridge, with what the host had on the card.
 	Uplink hoststate.Uplink `json:"uplink"`
+	// DHCP says that Viaduct itself is the DHCP client on the bridge, Metric how
+	// long its routes are, and Clients who was it on the card before.
+	DHCP    bool     `json:"dhcp,omitempty"`
+	Metric  uint32   `json:"metric,omitempty"`
+	Clients []Client `json:"clients,omitempty"`
 	// Edits are what was changed in the manager's files.
 	Edits []Edit `json:"edits,omitempty"`
 	// Needed are those who have to answer by the bridge, and of those the
@@ -57,6 +62,12 @@ const (
 	Netplan        Manager = "netplan"
 	Wicked         Manager = "wicked"
 )
+
+// Client is a program that is DHCP client of a link.
+type Client struct {
+	PID  int      `json:"pid"`
+	Argv []string `json:"argv"`
+}
 
 // Edit is a file before and after a change.
 type Edit struct {

@@ -38,9 +38,7 @@ func newLeasedSite(t *testing.T, files map[string]string, boot func(*leasedSite)
 	s.host = &lab.Host{Outside: &lab.Outside{Node: s.Node("outside")}}
 	s.start()
 	s.host.Outside.AddAddr("lan0", netip.MustParsePrefix("203.0.113.1/24"), netip.MustParsePrefix("2001:db8:113::1/64"))
-	s.dnsmasq = s.host.Outside.Start("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--port=0", "--interface=lan0", "--bind-dynamic",
-		"--dhcp-range=203.0.113.50,203.0.113.99,2m", "--dhcp-option=58,"+renewal, "--dhcp-option=59,60", "--dhcp-option=6,203.0.113.53",
-		"--dhcp-range=2001:db8:113::,ra-only", "--enable-ra", "--dhcp-leasefile=/tmp/leases", "--dhcp-authoritative", "--log-dhcp", "--log-facility=-")
+	s.dnsmasq = s.serve("203.0.113.50,203.0.113.99")
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("dnsmasq:\n%s\nthe daemon:\n%s\n%s", s.dnsmasq.Output(), s.daemon.Output(), s.host.Dump())
@@ -49,6 +47,13 @@ func newLeasedSite(t *testing.T, files map[string]string, boot func(*leasedSite)
 	s.boot(s)
 	s.configured("eth0")
 	return s
+}
+
+// serve starts the LAN's server with a range of addresses.
+func (s *leasedSite) serve(addresses string) *lab.Process {
+	return s.host.Outside.Start("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--port=0", "--interface=lan0", "--bind-dynamic",
+		"--dhcp-range="+addresses+",2m", "--dhcp-option=58,"+renewal, "--dhcp-option=59,60", "--dhcp-option=6,203.0.113.53",
+		"--dhcp-range=2001:db8:113::,ra-only", "--enable-ra", "--dhcp-leasefile=/tmp/leases", "--dhcp-authoritative", "--log-dhcp", "--log-facility=-")
 }
 
 // start is the host being switched on, with the files that it had.

@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"viaduct/internal/dhcpclient"
+	"viaduct/internal/hoststate"
+	"viaduct/internal/plan"
+	"viaduct/internal/uplink"
+)
+
+// leaseLimit is how long a server may take to give a new uplink its lease.
+const leaseLimit = 45 * time.Second
+
+// leasedMetric is how long the routes of a lease are where the card had none by
+// DHCP before: whatever way out the host has already stays the shorter one.
+const leasedMetric = 1024
+
+// isLeased tells an address that somebody got by DHCP.
+func isLeased(a hoststate.HeldAddress) bool { return a.Prefix.Addr().Is4() && !a.Lasting() }
+
+// uplinkClient is the DHCP client of an uplink, as an object.
+func (e *Engine) uplinkClient(r uplink.Record) hoststate.Service {
+	return hoststate.Service{
+		Type: plan.ServiceDHCPClient, Network: r.Uplink.Bridge, Config: dhcpclient.Config{Bridge: r.Uplink.Bridge, MAC: r.Uplink.MAC},
+	}
+}
+
+// uplinkClients are the keys of all uplinks' DHCP clients, which belong to no network.
+func (e *Engine) uplinkClients() map[hoststate.Key]bool {
+	e.uplinks.mu.Lock()
+	defer e.uplinks.mu.Unlock()
+	keys := map[hoststate.Key]bool{}
+	for _, r := range e.uplinks.records {
+		keys[e.uplinkClient(r).Key()] = true
+	}
+	return keys
+}
+
+// wantedUplink is what the host is to have of an uplink that is ours to keep.
+func (e *Engine) wantedUplink(r uplink.Record) hoststate.State {
+	want := hoststate.State{}
+	if !r.DHCP {
+		want.Add(r.Uplink)
+		return want
+	}
+	want.Add(e.uplinkClient(r))
+	lease, sameBoot, err := e.Store.UplinkLease(r.Uplink.Bridge)
+	if err != nil {
+		e.Log.Error("read the lease of an uplink", "bridge", r.Uplink.Bridge, "error", err)
+	}
+	// One of another boot is the client's to ask for first.
+	r.Uplink.Client = err == nil && (sameBoot || !lease.Address.IsValid())
+	if r.Uplink.Client && lease.Held(time.Now()) {
+		r.Uplink.Leased = lease.State(r.Metric)
+	}
+	want.Add(r.Uplink)
+	return want
+}
+
+// leaseUplink starts the DHCP client of a new uplink and waits for its lease. It
+// asks for the address that the card has. What the card had by another client is
+// from then on what the lease says, and that client is ended: until then it is the
+// one to go back to.
+func (e *Engine) leaseUplink(ctx context.Context, r *uplink.Record) error {
+	bridge := r.Uplink.Bridge
+	had, err := e.hadLease(r)
+	if err != nil {
+		return err
+	}
+	changed := make(chan struct{}, 1)
+	e.uplinks.mu.Lock()
+	e.uplinks.leasing = changed
+	e.uplinks.mu.Unlock()
+	defer func() {
+		e.uplinks.mu.Lock()
+		e.uplinks.leasing = nil
+		e.uplinks.mu.Unlock()
+	}()
+	if err := e.Host.Apply(ctx, []hoststate.Op{{Verb: hoststate.Create, New: e.uplinkClient(*r)}}); err != nil {
+		return opError(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaseLimit)
+	defer cancel()
+	for {
+		lease, sameBoot, err := e.Store.UplinkLease(bridge)
+		if err != nil {
+			return err
+		}
+		if sameBoot && lease.Held(time.Now()) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("no DHCP server gives %s an address within %s", bridge, leaseLimit)
+		case <-changed:
+		}
+	}
+	// What the kernel learns of routers it learns again.
+	r.Uplink.Held.Addresses = slices.DeleteFunc(slices.Clone(r.Uplink.Held.Addresses), func(a hoststate.HeldAddress) bool { return !a.Lasting() })
+	r.Uplink.Held.Routes = slices.DeleteFunc(slices.Clone(r.Uplink.Held.Routes), func(h hoststate.HeldRoute) bool { return !h.Until.IsZero() || had.Rests(h) })
+	if err := e.endClients(r); err != nil {
+		return err
+	}
+	want := e.wantedUplink(*r)[r.Uplink.Key()]
+	return opError(e.Host.Apply(ctx, []hoststate.Op{{Verb: hoststate.Change, Old: r.Uplink, New: want}}))
+}
+
+// endClients ends the DHCP clients of the card, having noted them.
+func (e *Engine) endClients(r *uplink.Record) error {
+	if e.System == nil {
+		return nil
+	}
+	r.Clients = e.System.Clients(r.Uplink.NIC)
+	if err := e.keepUplink(*r); err != nil {
+		return err
+	}
+	for _, c := range r.Clients {
+		e.Log.Info("taking over from a DHCP client", "nic", r.Uplink.NIC, "client", c.Argv, "process", c.PID)
+		if err := e.System.StopClient(c); err != nil {
+			return fmt.Errorf("end the DHCP client %s (process %d): %w", c.Argv[0], c.PID, err)
+		}
+	}
+	return nil
+}
+
+// hadLease leaves to the client, as if it were from another boot, the address that the
+// card has by somebody else's lease.
+func (e *Engine) hadLease(r *uplink.Record) (uplink.Lease, error) {
+	had := uplink.Lease{}
+	r.Metric = leasedMetric
+	for _, a := range r.Uplink.Held.Addresses {
+		if isLeased(a) {
+			had = uplink.Lease{Address: a.Prefix, Expires: a.Valid}
+		}
+	}
+	for _, route := range r.Uplink.Held.Routes {
+		if route.Dst.Bits() == 0 && had.Rests(route) {
+			r.Metric = route.Metric
+		}
+	}
+	return had, e.Store.PutUplinkLease(r.Uplink.Bridge, had)
+}
+
+// giveBackClients starts again who was DHCP client of the card before us.
+func (e *Engine) giveBackClients(r uplink.Record) {
+	if !e.Store.SameBoot(r) {
+		return // nobody has started them in this boot
+	}
+	for _, c := range r.Clients {
+		if err := e.System.StartClient(c.Argv); err != nil {
+			e.Log.Error("start a DHCP client again", "nic", r.Uplink.NIC, "client", c.Argv, "error", err)
+		}
+	}
+}
