@@ -121,7 +121,7 @@ func (e *Engine) CreateUplink(ctx context.Context, spec UplinkSpec) (UplinkRepor
 	r.Phase = uplink.Kept
 	if r.Manager != uplink.Viaduct {
 		// From now on what the host has on the bridge is the manager's business.
-		r.Uplink.Held.Addresses, r.Uplink.Held.Routes = nil, nil
+		r.Uplink.Held = hoststate.Held{Settings: r.Uplink.Held.Settings}
 	}
 	if spec.Confirm > 0 {
 		r.Phase, r.Within, r.Deadline = uplink.Awaiting, spec.Confirm, time.Now().Add(spec.Confirm)
@@ -384,7 +384,7 @@ func (e *Engine) answered(ctx context.Context, r uplink.Record, limit time.Durat
 func (e *Engine) unmakeUplink(ctx context.Context, r uplink.Record) error {
 	if !e.Store.SameBoot(r) && r.Phase != uplink.Leaving {
 		// What the host had on the card then it has now as its manager says.
-		r.Uplink.Held.Addresses, r.Uplink.Held.Routes = nil, nil
+		r.Uplink.Held = hoststate.Held{Settings: r.Uplink.Held.Settings}
 	}
 	for _, edit := range r.Edits {
 		if err := edit.Put(e.System, true, true); err != nil {

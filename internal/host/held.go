@@ -91,6 +91,12 @@ func held(r *rtnl, m *mirror, l link) (hoststate.Held, error) {
 			h.Routes = append(h.Routes, route)
 		}
 	}
+	if h.Rules, err = heldRules(r, l.name); err != nil {
+		return h, err
+	}
+	if h.Neighbours, err = heldNeighbours(r, l.index); err != nil {
+		return h, err
+	}
 	for family, list := range heldSettings {
 		for _, name := range list {
 			if value, err := readSysctl("net/" + family + "/conf/" + l.name + "/" + name); err == nil && value != "" {

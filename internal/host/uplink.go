@@ -61,6 +61,16 @@ func uplinkSatisfies(have, want hoststate.Uplink) bool {
 			return false
 		}
 	}
+	for _, w := range want.Held.Rules {
+		if !slices.ContainsFunc(have.Held.Rules, func(h hoststate.HeldRule) bool { return sameRule(h, w) }) {
+			return false
+		}
+	}
+	for _, w := range want.Held.Neighbours {
+		if !slices.Contains(have.Held.Neighbours, w) {
+			return false
+		}
+	}
 	if want.Client && !leaseSatisfied(have, want.Leased) {
 		return false
 	}
@@ -242,6 +252,9 @@ func (a *uplinkApplier) put(l, from link, h hoststate.Held) error {
 			return fmt.Errorf("give %s the address %s: %w", l.name, address.Prefix, err)
 		}
 	}
+	if err := a.putAbout(l, h); err != nil {
+		return err
+	}
 	indexes := map[string]int{}
 	a.mirror.now(func() {
 		for index, other := range a.mirror.links {
@@ -296,6 +309,9 @@ func (a *uplinkApplier) drop(l link, indexes map[string]int, r hoststate.HeldRou
 // clear takes from a card that is a port what the bridge has now. The routes go
 // with the addresses, but for those that need none.
 func (a *uplinkApplier) clear(nic link, h hoststate.Held) error {
+	if err := a.dropAbout(nic, h); err != nil {
+		return err
+	}
 	for _, r := range h.Routes {
 		if len(r.Hops) > 1 || r.Dst.Addr().Is6() {
 			continue
@@ -354,6 +370,10 @@ func (a *uplinkApplier) release(u hoststate.Uplink) error {
 	if !bridged || bridge.kind != kindBridge {
 		return nil
 	}
+	// They would outlive the bridge.
+	if err := a.dropAbout(bridge, hoststate.Held{Rules: back.Rules}); err != nil {
+		return err
+	}
 	return allow(a.rtnl.do(unix.RTM_DELLINK, 0, linkHeader(bridge.index)), unix.ENODEV)
 }
 
@@ -380,6 +400,16 @@ func joined(have, want hoststate.Held) hoststate.Held {
 	for _, w := range want.Addresses {
 		if !slices.ContainsFunc(have.Addresses, func(h hoststate.HeldAddress) bool { return h.Prefix == w.Prefix && h.Peer == w.Peer }) {
 			have.Addresses = append(have.Addresses, w)
+		}
+	}
+	for _, w := range want.Rules {
+		if !slices.ContainsFunc(have.Rules, func(h hoststate.HeldRule) bool { return sameRule(h, w) }) {
+			have.Rules = append(have.Rules, w)
+		}
+	}
+	for _, w := range want.Neighbours {
+		if !slices.ContainsFunc(have.Neighbours, func(h hoststate.HeldNeighbour) bool { return h.Addr == w.Addr }) {
+			have.Neighbours = append(have.Neighbours, w)
 		}
 	}
 	for _, w := range want.Routes {

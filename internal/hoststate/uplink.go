@@ -71,9 +71,28 @@ func (u Uplink) Text() string {
 type Held struct {
 	Addresses []HeldAddress `json:"addresses,omitempty"`
 	Routes    []HeldRoute   `json:"routes,omitempty"`
+	// Rules are the routing rules that name the link, Neighbours those that
+	// somebody has told the kernel for good.
+	Rules      []HeldRule      `json:"rules,omitempty"`
+	Neighbours []HeldNeighbour `json:"neighbours,omitempty"`
 	// Settings are those below /proc/sys/net of the link, by names such as
 	// "ipv6 accept_ra", and of the card itself "card tx-checksum".
 	Settings map[string]string `json:"settings,omitempty"`
+}
+
+// HeldRule is a routing rule for what comes in by a link or goes out by it, in the
+// kernel's own words without the link's name.
+type HeldRule struct {
+	Header     []byte `json:"header"`     // struct fib_rule_hdr
+	Attributes []byte `json:"attributes"` // FRA_*, but for those below
+	In         bool   `json:"in,omitempty"`
+	Out        bool   `json:"out,omitempty"`
+}
+
+// HeldNeighbour is a neighbour whose Ethernet address is known for good.
+type HeldNeighbour struct {
+	Addr netip.Addr `json:"addr"`
+	MAC  MAC        `json:"mac"`
 }
 
 // HeldAddress is an address with all that the kernel knows of it.

@@ -33,6 +33,9 @@ func staticSite(t *testing.T, o lab.DaemonOptions) *site {
 		"-6 route add fd99::/64 via 2001:db8:113::9 dev eth0 metric 7",
 		"-6 route add default via 2001:db8:113::1 dev eth0 table 100",
 		"rule add from 203.0.113.3 lookup 100",
+		"rule add iif eth0 to 10.4.0.0/16 lookup 100 priority 1000",
+		"-6 rule add oif eth0 from fd99::/64 lookup 100 priority 1001",
+		"neigh add 203.0.113.200 lladdr 52:54:00:00:00:c8 dev eth0 nud permanent",
 	} {
 		s.mustRun(append([]string{"ip"}, strings.Fields(line)...)...)
 	}
@@ -85,7 +88,9 @@ func TestUplinkTakesOverAndGivesBack(t *testing.T) {
 
 	s.unharmed(func() { s.viaduct("uplink-create", "xenbr0", "--nic", "eth0", "--peer", "203.0.113.1") })
 	taken := s.quiet()
+	s.knows("xenbr0")
 	s.unharmed(func() { s.viaduct("uplink-delete", "xenbr0") })
+	s.knows("eth0")
 	// All that was said of eth0 is said of xenbr0.
 	for _, section := range []string{"addresses", "routes", "rules"} {
 		want := strings.ReplaceAll(part(before, section), "eth0", "xenbr0")
@@ -95,6 +100,19 @@ func TestUplinkTakesOverAndGivesBack(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, s.quiet()); diff != "" {
 		t.Errorf("not exactly as before:\n%s", diff)
+	}
+}
+
+// knows fails the test unless the link has the one neighbour that is known for
+// good, and rules name it.
+func (s *site) knows(link string) {
+	s.t.Helper()
+	if got := s.mustRun("ip", "neigh", "show", "nud", "permanent"); !strings.HasPrefix(got, "203.0.113.200 dev "+link+" ") || strings.Count(got, "\n") > 1 {
+		s.t.Errorf("neighbours: %s", got)
+	}
+	if got := s.mustRun("ip", "rule") + s.mustRun("ip", "-6", "rule"); !strings.Contains(got, "iif "+link) || !strings.Contains(got, "oif "+link) ||
+		strings.Contains(got, "detached") || strings.Count(got, "iif")+strings.Count(got, "oif") != 2 {
+		s.t.Errorf("rules: %s", got)
 	}
 }
 
