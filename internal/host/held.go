@@ -87,7 +87,7 @@ func held(r *rtnl, m *mirror, l link) (hoststate.Held, error) {
 		if err != nil {
 			return h, err
 		}
-		if uses {
+		if uses && (route.Protocol != unix.RTPROT_KERNEL || withoutRoute(h, route.Dst)) {
 			h.Routes = append(h.Routes, route)
 		}
 	}
@@ -108,6 +108,15 @@ func held(r *rtnl, m *mirror, l link) (hoststate.Held, error) {
 		h.Settings[txChecksum] = strconv.FormatBool(on)
 	}
 	return h, nil
+}
+
+// withoutRoute reports whether there is an address in the subnet for which the
+// kernel was told to make no route: then somebody else has made it, and said that
+// it was the kernel, as NetworkManager does.
+func withoutRoute(h hoststate.Held, subnet netip.Prefix) bool {
+	return slices.ContainsFunc(h.Addresses, func(a hoststate.HeldAddress) bool {
+		return a.Flags&unix.IFA_F_NOPREFIXROUTE != 0 && a.Prefix.Masked() == subnet
+	})
 }
 
 // txChecksum names in hoststate.Held whether a card computes checksums.
@@ -204,13 +213,13 @@ func heldAddressBody(index int, link string, a hoststate.HeldAddress, now time.T
 }
 
 // decodeHeldRoute reads an RTM_NEWROUTE. It reports false for a route that does
-// not use the link, and for those that the kernel makes of addresses.
+// not use the link, and for those that the kernel makes of others.
 func decodeHeldRoute(b []byte, index int, names map[int]string, now time.Time) (hoststate.HeldRoute, bool, error) {
 	var r hoststate.HeldRoute
 	if len(b) < rtmsgLen {
 		return r, false, errShort
 	}
-	if binary.NativeEndian.Uint32(b[8:])&unix.RTM_F_CLONED != 0 || b[5] == unix.RTPROT_KERNEL || b[5] == unix.RTPROT_REDIRECT {
+	if binary.NativeEndian.Uint32(b[8:])&unix.RTM_F_CLONED != 0 || b[5] == unix.RTPROT_REDIRECT {
 		return r, false, nil
 	}
 	r = hoststate.HeldRoute{Table: uint32(b[4]), Protocol: b[5], Scope: b[6], Type: b[7], TOS: b[3]}

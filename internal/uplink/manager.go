@@ -24,7 +24,8 @@ type manager struct {
 	// plan says what is to be changed in its files.
 	plan func(root fs.FS, card Card, bridge string) ([]Edit, error)
 	// apply are the commands that have it take up its changed files, undo those
-	// after the files are as before. CARD and BRIDGE stand for the links.
+	// after the files are as before. CARD and BRIDGE stand for the links, PROFILE
+	// and OURS for what NetworkManager calls their configurations.
 	apply, undo []string
 }
 
@@ -35,8 +36,10 @@ var managers = []manager{
 		// It may have given the card up when the bridge went.
 		[]string{"networkctl reload", "networkctl reconfigure CARD"}},
 	{NetworkManager, nmManages, planNetworkManager,
-		[]string{"nmcli connection reload", "nmcli connection up BRIDGE", "nmcli connection up BRIDGE-port"},
-		[]string{"nmcli connection reload", "nmcli device connect CARD"}},
+		// The bridge brings its port up itself. NetworkManager has made a profile of
+		// its own for the bridge that it found, with the same name.
+		[]string{"nmcli connection reload", "nmcli connection up uuid OURS"},
+		[]string{"nmcli connection reload", "nmcli connection up uuid PROFILE"}},
 	{Wicked, wickedManages, planWicked, []string{"wicked ifup BRIDGE"}, []string{"wicked ifup CARD"}},
 	{Ifupdown, ifupdownManages, planIfupdown, []string{"ifup --force BRIDGE"}, []string{"ifup --force CARD"}},
 }
@@ -81,7 +84,8 @@ func Commands(r Record, undo bool) [][]string {
 			continue
 		}
 		for _, c := range list {
-			commands = append(commands, strings.Fields(strings.NewReplacer("CARD", r.Uplink.NIC, "BRIDGE", r.Uplink.Bridge).Replace(c)))
+			commands = append(commands, strings.Fields(strings.NewReplacer("CARD", r.Uplink.NIC, "BRIDGE", r.Uplink.Bridge,
+				"PROFILE", nmProfile(r.Edits), "OURS", derivedUUID(nmProfile(r.Edits), r.Uplink.Bridge)).Replace(c)))
 		}
 	}
 	return commands

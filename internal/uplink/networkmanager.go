@@ -89,6 +89,16 @@ func nmKeyfile(root fs.FS, uuid string) (file, content string, err error) {
 	return "", "", fmt.Errorf("no keyfile in %s has the connection %s: a profile that is only in memory is gone at the next start anyway", nmKeyfiles, uuid)
 }
 
+// nmProfile is the UUID of the profile that was changed, the card's.
+func nmProfile(edits []Edit) string {
+	for _, e := range edits {
+		if e.Old != nil {
+			return value(parseSections(*e.Old), "connection", "uuid")
+		}
+	}
+	return ""
+}
+
 // derivedUUID is another UUID, always the same, in the form of RFC 9562's version 8.
 func derivedUUID(uuid, name string) string {
 	b := sha256.Sum256([]byte(uuid + " " + name))

@@ -78,7 +78,7 @@ func (s *leasedSite) start() {
 		s.host.WriteFile(path, content)
 	}
 	s.daemon = s.host.NewDaemon(binary, lab.DaemonOptions{
-		Args: []string{"--libvirt-dir", "/nowhere", "--no-default"}, Env: []string{"PATH=" + os.Getenv("PATH") + ":" + filepath.Dir(ifupdownProgram)},
+		Args: []string{"--libvirt-dir", "/nowhere", "--no-default"}, Env: []string{"PATH=" + os.Getenv("PATH") + ":" + filepath.Dir(ifupdownProgram) + ":" + nmRoot + "/usr/bin"},
 	})
 }
 
@@ -87,7 +87,7 @@ func (s *leasedSite) kept() map[string]string {
 	s.t.Helper()
 	files := map[string]string{}
 	s.must(s.host.Do(func() error {
-		for _, root := range []string{s.daemon.ConfigDir, s.daemon.StateDir, "/etc/systemd/network", "/etc/network", "/var/lib/dhcp"} {
+		for _, root := range []string{s.daemon.ConfigDir, s.daemon.StateDir, "/etc/systemd/network", "/etc/network", "/etc/NetworkManager", "/var/lib/dhcp", "/var/lib/NetworkManager"} {
 			filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
 				if err == nil && d.Type().IsRegular() {
 					b, _ := os.ReadFile(path)
@@ -203,15 +203,22 @@ func (s *leasedSite) same(when string, want, got []netip.Prefix) {
 
 const networkdProgram = "/lib/systemd/systemd-networkd"
 
-// bootNetworkd starts systemd-networkd and the bus by which it is told to reload.
-func bootNetworkd(s *leasedSite) {
+// startBus starts the system's message bus.
+func (s *leasedSite) startBus() {
 	s.t.Helper()
 	s.host.WriteFile("/tmp/bus.conf", `<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
 		<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>`)
-	s.mustRun("mkdir", "-p", "/run/dbus", "/run/systemd/netif/links", "/run/systemd/netif/leases", "/run/systemd/netif/lldp")
-	s.mustRun("chown", "-R", "systemd-network", "/run/systemd/netif")
+	s.mustRun("mkdir", "-p", "/run/dbus")
 	s.host.Start("dbus-daemon", "--config-file=/tmp/bus.conf", "--nofork", "--nopidfile")
 	lab.Eventually(s.t, 10*time.Second, func() error { _, err := s.host.Run(s.context(), "busctl", "list"); return err })
+}
+
+// bootNetworkd starts systemd-networkd and the bus by which it is told to reload.
+func bootNetworkd(s *leasedSite) {
+	s.t.Helper()
+	s.startBus()
+	s.mustRun("mkdir", "-p", "/run/systemd/netif/links", "/run/systemd/netif/leases", "/run/systemd/netif/lldp")
+	s.mustRun("chown", "-R", "systemd-network", "/run/systemd/netif")
 	networkd := s.host.Start(networkdProgram)
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
