@@ -311,7 +311,7 @@ func (e *Engine) makeUplink(ctx context.Context, r *uplink.Record) error {
 	if err := e.handOver(ctx, *r); err != nil {
 		return err
 	}
-	return e.answered(ctx, *r, answerAfter)
+	return e.answered(ctx, *r, r.Uplink.Bridge, answerAfter)
 }
 
 // handOver has the manager take the bridge for the card.
@@ -362,14 +362,14 @@ func (e *Engine) command(ctx context.Context, r uplink.Record, from, to string, 
 // lookAgain is how often a manager's files are read that say how far it is.
 const lookAgain = 50 * time.Millisecond
 
-// answered asks those who are needed, each until it answers.
-func (e *Engine) answered(ctx context.Context, r uplink.Record, limit time.Duration) error {
+// answered asks those who are needed, each until it answers, gateways on the link.
+func (e *Engine) answered(ctx context.Context, r uplink.Record, link string, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for _, a := range r.Needed {
 		var err error
 		if slices.Contains(r.Gateways, a) {
-			err = e.Host.Neighbour(ctx, r.Uplink.Bridge, a)
+			err = e.Host.Neighbour(ctx, link, a)
 		} else {
 			err = e.Host.Echo(ctx, a)
 		}
@@ -438,11 +438,7 @@ func (e *Engine) DeleteUplink(ctx context.Context, bridge string) error {
 		}
 	}
 	e.stopWaiting(bridge)
-	r.Phase = uplink.Leaving
-	if err := e.keepUplink(r); err != nil {
-		return err
-	}
-	return e.unmakeUplink(context.WithoutCancel(ctx), r)
+	return e.leaveUplink(context.WithoutCancel(ctx), r)
 }
 
 // ConfirmUplink keeps an uplink that awaits confirmation, or, if undo is set,

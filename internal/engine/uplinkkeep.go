@@ -61,7 +61,7 @@ func (e *Engine) untilLost(ctx context.Context, r uplink.Record, end chan struct
 		case <-deadline.C:
 			return "nobody confirmed it in time"
 		case <-ask.C:
-			err := e.answered(ctx, r, askEvery)
+			err := e.answered(ctx, r, r.Uplink.Bridge, askEvery)
 			if misses++; err == nil {
 				misses = 0
 			}

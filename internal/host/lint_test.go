@@ -18,12 +18,14 @@ var dumpers = map[string]bool{
 
 // mayDump says why a function may after all.
 var mayDump = map[string]string{
-	"mirror.go reload":         "it goes by rtnl.dump",
-	"counters.go counters":     "it asks for one link",
-	"proxy.go Observe":         "it goes by rtnl.dump, and lists proxies alone",
-	"held.go held":             "it goes by rtnl.dump, when a host's card is moved and no more often",
-	"answer.go neighbourState": "it goes by rtnl.dump, when a host's card is moved",
-	"answer.go Towards":        "it asks for one route",
+	"mirror.go reload":           "it goes by rtnl.dump",
+	"counters.go counters":       "it asks for one link",
+	"proxy.go Observe":           "it goes by rtnl.dump, and lists proxies alone",
+	"held.go held":               "it goes by rtnl.dump, when a host's card is moved and no more often",
+	"heldrule.go heldRules":      "it goes by rtnl.dump, as held, which calls it",
+	"heldrule.go heldNeighbours": "it goes by rtnl.dump, as held, which calls it",
+	"answer.go neighbourState":   "it goes by rtnl.dump, when a host's card is moved",
+	"answer.go Towards":          "it asks for one route",
 }
 
 // TestListsAreReadInOnePlace forbids dumps outside of rtnl.dump, which repeats

@@ -302,6 +302,30 @@ func TestUplinkIsTakenBack(t *testing.T) {
 	}
 }
 
+// A removal that loses the gateway is taken back too.
+func TestUplinkRemovalIsTakenBack(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, "ip", "nft")
+	s := staticSite(t, lab.DaemonOptions{})
+	before := s.quiet()
+	s.viaduct("uplink-create", "xenbr0", "--nic", "eth0")
+	taken := s.quiet()
+	s.mustRun("nft", "add table arp harm; add chain arp harm out { type filter hook output priority 0; }; add rule arp harm out oifname eth0 drop")
+	if said := s.refused("uplink-delete", "xenbr0"); !strings.Contains(said, "uplink xenbr0 was made again: 203.0.113.1 does not answer on eth0") {
+		t.Errorf("says %q", said)
+	}
+	s.mustRun("nft", "flush", "ruleset")
+	s.reachable()
+	if diff := cmp.Diff(taken, s.quiet()); diff != "" {
+		t.Errorf("not as with the uplink:\n%s", diff)
+	}
+	s.viaduct("uplink-delete", "xenbr0")
+	s.reachable()
+	if diff := cmp.Diff(before, s.quiet()); diff != "" {
+		t.Errorf("not exactly as before:\n%s", diff)
+	}
+}
+
 func TestUplinkRefusals(t *testing.T) {
 	t.Parallel()
 	lab.Need(t, "ip")
