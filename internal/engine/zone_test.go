@@ -70,13 +70,15 @@ func TestZoneByDefault(t *testing.T) {
 	}{
 		{"no firewalld", "nat", hoststate.Firewalld{}, "", ""},
 		{"nothing known yet", "nat", hoststate.Firewalld{Running: true}, "", ""},
-		{"no such zone", "nat", withZones("public"), "", ""},
+		{"no such zone", "nat", withZones("public"), "", "viaduct"},
+		{"no policies", "nat", hoststate.Firewalld{Running: true, Zones: []string{"public"}}, "", ""},
+		{"refused before", "nat", hoststate.Firewalld{Running: true, Zones: []string{"public"}, Policies: []string{"p"}, Closed: true}, "", ""},
 		{"libvirt's", "nat", withZones("libvirt", "libvirt-routed", "public"), "", "libvirt"},
 		{"libvirt's for routed ones", "route", withZones("libvirt", "libvirt-routed", "public"), "", "libvirt-routed"},
 		{"its policy is missing", "route", hoststate.Firewalld{Running: true, Zones: []string{"libvirt", "libvirt-routed"}}, "", "libvirt"},
-		{"ours", "route", withZones("libvirt", "libvirt-routed", "viaduct"), "", "viaduct"},
+		{"libvirt's though there is ours", "route", withZones("libvirt", "libvirt-routed", "viaduct"), "", "libvirt-routed"},
 		{"open", "open", withZones("libvirt", "viaduct"), "", ""},
-		{"left behind", "nat", withZones("libvirt", "viaduct"), "libvirt", "viaduct"},
+		{"left behind", "nat", withZones("libvirt", "viaduct"), "viaduct", "libvirt"},
 		{"an administrator's", "nat", withZones("home", "libvirt"), "home", "home"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -99,6 +101,9 @@ func TestZoneByDefault(t *testing.T) {
 			r.restart()
 			r.whole(i.UUID)
 			r.must(r.Destroy(t.Context(), i.UUID))
+			if _, there := r.host.State()[hoststate.Zone{Name: "viaduct"}.Key()]; there {
+				t.Error("left a zone behind")
+			}
 			left := ""
 			if c.placed == c.want {
 				left = c.placed

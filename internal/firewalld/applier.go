@@ -13,16 +13,22 @@ import (
 )
 
 // Kinds implements host.Applier.
-func (c *Client) Kinds() []hoststate.Kind { return []hoststate.Kind{hoststate.KindZoned} }
+func (c *Client) Kinds() []hoststate.Kind {
+	return []hoststate.Kind{hoststate.KindZone, hoststate.KindZoned}
+}
 
 // Observe implements host.Applier.
 func (c *Client) Observe(keys []hoststate.Key) hoststate.State {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	s := hoststate.State{}
 	for _, k := range keys {
-		if zone, ok := c.zoneOf[k.Name]; ok {
+		c.mu.Lock()
+		zone, withdrawn := c.zoneOf[k.Name], c.withdrawn
+		c.mu.Unlock()
+		switch {
+		case k.Kind == hoststate.KindZoned && zone != "":
 			s.Add(hoststate.Zoned{Link: k.Name, Zone: zone})
+		case k.Kind == hoststate.KindZone && !withdrawn && c.knows(k.Name):
+			s.Add(hoststate.Zone{Name: k.Name})
 		}
 	}
 	return s
@@ -52,29 +58,40 @@ func (c *Client) Apply(ctx context.Context, ops []hoststate.Op) error {
 	return nil
 }
 
-// apply carries out one operation. A firewalld that is gone keeps no link.
+// apply carries out one operation. A firewalld that is gone keeps nothing, and
+// no network has to stay since another program does not answer.
 func (c *Client) apply(ctx context.Context, op hoststate.Op) error {
-	z, ok := op.Object().(hoststate.Zoned)
-	if !ok {
-		return fmt.Errorf("%T is no link in a zone", op.Object())
+	err := c.take(ctx)
+	if err == nil {
+		switch o := op.Object().(type) {
+		case hoststate.Zone:
+			err = c.applyZone(ctx, op, o.Name)
+		case hoststate.Zoned:
+			err = c.applyZoned(ctx, op, o)
+		default:
+			err = fmt.Errorf("%T is nothing of firewalld's", o)
+		}
+		<-c.turn
 	}
+	if op.Verb != hoststate.Delete || err == nil {
+		return err
+	}
+	if !gone(err) && !refused(err, "UNKNOWN_INTERFACE") {
+		c.log.Warn("firewalld keeps what is gone", "object", op.Object().Text(), "error", err)
+	}
+	return nil
+}
+
+// applyZoned puts a link into a zone or takes it out of it. The caller has the
+// turn.
+func (c *Client) applyZoned(ctx context.Context, op hoststate.Op, z hoststate.Zoned) error {
 	method, zone := zones+".changeZoneOfInterface", z.Zone
 	if op.Verb == hoststate.Delete {
 		method, zone = zones+".removeInterface", ""
 	}
-	err := c.take(ctx)
+	err := c.call(ctx, method, []any{z.Zone, z.Link}, nil)
 	if err == nil {
-		var answer string
-		if err = c.call(ctx, method, []any{z.Zone, z.Link}, &answer); err == nil {
-			c.place(z.Link, zone)
-		}
-		<-c.turn
-	}
-	if op.Verb == hoststate.Delete && err != nil {
-		if !gone(err) && !refused(err, "UNKNOWN_INTERFACE") {
-			c.log.Warn("a link that is gone stays in its zone of firewalld's", "link", z.Link, "zone", z.Zone, "error", err)
-		}
-		return nil // no network has to stay for that
+		c.place(z.Link, zone)
 	}
 	return err
 }

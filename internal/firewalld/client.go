@@ -27,6 +27,8 @@ const (
 	// patience is how long firewalld may take to answer one call, and the bus to
 	// take us.
 	patience = 5 * time.Second
+	// reloading is how long it may take to load all that it has.
+	reloading = time.Minute
 	// While there is no bus, or firewalld does not tell what it has, it is tried
 	// again after pauses that grow up to the longer of these.
 	firstPause = 100 * time.Millisecond
@@ -63,6 +65,8 @@ type Client struct {
 	facts  hoststate.Firewalld
 	zoneOf map[string]string // by link
 	silent time.Time         // when it left a call unanswered
+	// withdrawn says that a zone of ours is loaded but not to stay.
+	withdrawn bool
 }
 
 // New makes a client that begins to follow what firewalld does, if there is any.
@@ -304,20 +308,29 @@ func (c *Client) read(ctx context.Context) error {
 	if conn == nil {
 		return nil
 	}
-	var facts hoststate.Firewalld
+	var running bool
 	asking, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err := conn.BusObject().CallWithContext(asking, "org.freedesktop.DBus.NameHasOwner", 0, busName).Store(&facts.Running)
-	if err != nil || !facts.Running {
+	err := conn.BusObject().CallWithContext(asking, "org.freedesktop.DBus.NameHasOwner", 0, busName).Store(&running)
+	if err != nil || !running {
 		c.forget()
 		return err
 	}
+	c.mu.Lock()
+	c.facts.Running = true
+	c.mu.Unlock()
 	if err := c.take(ctx); err != nil {
 		return err
 	}
 	defer func() { <-c.turn }()
+	return c.readAll(ctx)
+}
+
+// readAll is read of a firewalld that runs. The caller has the turn.
+func (c *Client) readAll(ctx context.Context) error {
+	facts := hoststate.Firewalld{Running: true}
 	var active map[string]map[string][]string
-	err = c.call(ctx, zones+".getZones", nil, &facts.Zones)
+	err := c.call(ctx, zones+".getZones", nil, &facts.Zones)
 	if err == nil {
 		err = c.call(ctx, zones+".getActiveZones", nil, &active)
 	}
@@ -339,6 +352,7 @@ func (c *Client) read(ctx context.Context) error {
 		}
 	}
 	c.mu.Lock()
+	facts.Closed = c.facts.Closed
 	same := facts.Equal(c.facts) && maps.Equal(zoneOf, c.zoneOf)
 	c.facts, c.zoneOf = facts, zoneOf
 	c.mu.Unlock()
@@ -392,18 +406,31 @@ func (c *Client) take(ctx context.Context) error {
 	return nil
 }
 
-// call calls a method of firewalld, which is not started for it. The caller has
-// the turn.
+// call calls a method of firewalld. The caller has the turn.
 func (c *Client) call(ctx context.Context, method string, args []any, answer any) error {
+	return c.callAt(ctx, objectPath, method, args, answer)
+}
+
+func (c *Client) callAt(ctx context.Context, path dbus.ObjectPath, method string, args []any, answer any) error {
+	return c.callWithin(ctx, patience, path, method, args, answer)
+}
+
+// callWithin calls a method of an object of firewalld's, which is not started
+// for it. An answer of nil is one that there is none of.
+func (c *Client) callWithin(ctx context.Context, limit time.Duration, path dbus.ObjectPath, method string, args []any, answer any) error {
 	c.mu.Lock()
 	conn := c.conn
 	c.mu.Unlock()
 	if conn == nil {
 		return fmt.Errorf("call %s: %w", method, errNoBus)
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := conn.Object(busName, objectPath).CallWithContext(ctx, method, dbus.FlagNoAutoStart, args...).Store(answer)
+	call := conn.Object(busName, path).CallWithContext(ctx, method, dbus.FlagNoAutoStart, args...)
+	err := call.Err
+	if err == nil && answer != nil {
+		err = call.Store(answer)
+	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		c.mu.Lock()
 		c.silent = time.Now()

@@ -85,7 +85,7 @@ func (f *Fake) Owned() hoststate.State {
 	for k := range s {
 		switch k.Kind {
 		case hoststate.KindUplink, hoststate.KindClaim, hoststate.KindSysctl, hoststate.KindAddress, hoststate.KindLinkUp, hoststate.KindMember,
-			hoststate.KindPortFlags, hoststate.KindPortVLANs, hoststate.KindStation, hoststate.KindZoned:
+			hoststate.KindPortFlags, hoststate.KindPortVLANs, hoststate.KindStation, hoststate.KindZone, hoststate.KindZoned:
 			delete(s, k)
 		}
 	}

@@ -73,9 +73,9 @@ func (o Op) String() string {
 // kernel tens of milliseconds, goes last. What keeps guests of a bridge apart
 // goes when they have left it.
 var removalRank = [...]int{
-	KindService: 1, KindLinkUp: 2, KindMember: 3, KindPortFlags: 4, KindPortVLANs: 5, KindStation: 6, KindProxy: 7, KindPass: 8, KindZoned: 9, KindElement: 10,
-	KindChain: 11, KindSet: 12, KindTable: 13, KindRoute: 14, KindAddress: 15, KindSysctl: 16, KindShaper: 17, KindMTU: 18, KindTap: 19,
-	KindMacvtap: 20, KindBridge: 21, KindClaim: 22, KindUplink: 23,
+	KindService: 1, KindLinkUp: 2, KindMember: 3, KindPortFlags: 4, KindPortVLANs: 5, KindStation: 6, KindProxy: 7, KindPass: 8, KindZoned: 9,
+	KindZone: 10, KindElement: 11, KindChain: 12, KindSet: 13, KindTable: 14, KindRoute: 15, KindAddress: 16, KindSysctl: 17, KindShaper: 18,
+	KindMTU: 19, KindTap: 20, KindMacvtap: 21, KindBridge: 22, KindClaim: 23, KindUplink: 24,
 }
 
 // SortOps puts operations into the order in which they have to be carried out:

@@ -30,6 +30,7 @@ const (
 	KindChain                     // an nftables chain with all its rules
 	KindElement                   // one element of an nftables set or map
 	KindPass                      // a rule of ours in a foreign chain
+	KindZone                      // a zone of firewalld's
 	KindZoned                     // a link being in a zone of firewalld's
 	KindAddress                   // an address on a link
 	KindLinkUp                    // a link being administratively up
@@ -45,7 +46,7 @@ const (
 var kindNames = [...]string{
 	KindUplink: "uplink", KindClaim: "claim", KindBridge: "bridge", KindTap: "tap", KindMacvtap: "macvtap", KindMTU: "mtu", KindShaper: "shaper", KindSysctl: "sysctl", KindTable: "table",
 	KindSet: "set", KindChain: "chain",
-	KindElement: "element", KindPass: "pass", KindZoned: "zone", KindAddress: "address", KindLinkUp: "up", KindRoute: "route", KindProxy: "proxy",
+	KindElement: "element", KindPass: "pass", KindZone: "firewall zone", KindZoned: "zone", KindAddress: "address", KindLinkUp: "up", KindRoute: "route", KindProxy: "proxy",
 	KindMember: "member", KindPortFlags: "port flags", KindPortVLANs: "port vlans", KindStation: "station", KindService: "service",
 }
 

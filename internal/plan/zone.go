@@ -9,33 +9,35 @@ import (
 
 // customs lists, in the order of preference, the zones that links of networks
 // are put into which name none. firewalld rejects what comes from links in its
-// default zone, where nobody asks for DNS and nobody is forwarded. Ours has what
-// is right for all networks, see [OwnZone]; libvirt's packages bring the others.
+// default zone, where nobody asks for DNS and nobody is forwarded. Most of them
+// come with libvirt's packages; the last one we make.
 var customs = []struct {
 	zone   string
 	policy string // has to be there too, if not ""
 	only   netdef.Mode
+	made   bool
 }{
-	{OwnZone, "", ""},
-	{"libvirt-routed", "libvirt-routed-in", netdef.ModeRoute},
-	{"libvirt", "", ""},
+	{"libvirt-routed", "libvirt-routed-in", netdef.ModeRoute, false},
+	{"libvirt", "", "", false},
+	{"viaduct", "", "", true},
 }
 
-// OwnZone is the zone for our networks, where firewalld has one of that name.
-const OwnZone = "viaduct"
-
-// customary is the zone for a network that names none; "" if there is none for it.
-func customary(n *netdef.Network, known hoststate.Firewalld) string {
+// customary is the zone for a network that names none, "" if there is none for
+// it, and whether it is one that we make.
+func customary(n *netdef.Network, known hoststate.Firewalld) (zone string, made bool) {
 	if n.Forward.Mode == netdef.ModeOpen {
-		return "" // its admin sees to the firewall
+		return "", false // its admin sees to the firewall
 	}
 	for _, c := range customs {
-		if slices.Contains(known.Zones, c.zone) && (c.policy == "" || slices.Contains(known.Policies, c.policy)) &&
-			(c.only == "" || c.only == n.Forward.Mode) {
-			return c.zone
+		there := slices.Contains(known.Zones, c.zone) && (c.policy == "" || slices.Contains(known.Policies, c.policy))
+		if c.made {
+			there = len(known.Policies) > 0 && !known.Closed // before firewalld 0.9 there are none
+		}
+		if there && (c.only == "" || c.only == n.Forward.Mode) {
+			return c.zone, c.made
 		}
 	}
-	return ""
+	return "", false
 }
 
 // IsCustomary reports whether networks that name no zone are put into this one.
@@ -52,11 +54,14 @@ func IsCustomary(zone string) bool {
 // firewalld does not have any more is left out: what else heals does not fail
 // for it. Where the definition names none, an administrator's choice stands.
 func putIntoZone(f *Fragment, n *netdef.Network, link string, facts Facts) {
-	zone := n.Bridge.Zone
+	zone, made := n.Bridge.Zone, false
 	if zone == "" && !slices.Contains(facts.Placed, link) {
-		zone = customary(n, facts.Firewalld)
+		zone, made = customary(n, facts.Firewalld)
 	}
-	if slices.Contains(facts.Firewalld.Zones, zone) {
+	if made {
+		f.Shared.Add(hoststate.Zone{Name: zone})
+	}
+	if made || slices.Contains(facts.Firewalld.Zones, zone) {
 		f.Own.Add(hoststate.Zoned{Link: link, Zone: zone})
 	}
 }

@@ -215,6 +215,11 @@ func TestZonesHeal(t *testing.T) {
 		{"bridge deleted", func() { s.host.DeleteLink("virbr51") }},
 	} {
 		c.do()
+		done := time.Now()
+		for _, g := range []*lab.Guest{one, two} {
+			lab.Eventually(t, 20*time.Second, func() error { return g.Reach(short(t), s.outside()) })
+		}
+		t.Logf("%s: guests connect again after %s", c.name, time.Since(done).Round(time.Millisecond))
 		works(c.name)
 	}
 	s.soonNothingToChange("a")
@@ -228,4 +233,59 @@ func TestZonesHeal(t *testing.T) {
 	if strings.Contains(s.daemon.Output(), "offers no place for our rules") && strings.Contains(s.daemon.Output(), "inet firewalld") {
 		t.Errorf("firewalld is named though the links are in zones:\n%s", s.daemon.Output())
 	}
+}
+
+// Where firewalld has no zone for networks it gets one, which is made for
+// networks of all modes, and has it no more after the last of them.
+func TestZoneOfOurOwn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "--no-default")
+	f := s.withFirewalld("libvirt")
+	s.must(s.daemon.Start())
+	s.create(natXML("a", 50, ""))
+	s.create(strings.Replace(natXML("r", 51, ""), "mode='nat'", "mode='route'", 1))
+	one, _ := s.guest("virbr50", "one")
+	two, lease := s.guest("virbr51", "two")
+	two.ServeEcho(lab.PortEcho)
+	s.host.Outside.AddRoute(netip.MustParsePrefix("192.168.51.0/24"), s.host.Addr)
+	works := func() {
+		t.Helper()
+		f.soonIn("virbr50", "viaduct")
+		f.soonIn("virbr51", "viaduct")
+		for _, g := range []*lab.Guest{one, two} {
+			s.reaches(g.Node, s.outside())
+			if _, err := g.Resolve(short(t), g.Name); err != nil {
+				t.Error(err)
+			}
+		}
+		s.reaches(s.host.Outside.Node, netip.AddrPortFrom(lease.Addr.Addr(), lab.PortEcho))
+		s.cannotReach(s.host.Outside.Node, netip.AddrPortFrom(addr("192.168.51.1"), 53))
+	}
+	works()
+	f.stop()
+	f.start()
+	works()
+	s.viaduct("net-destroy", "a")
+	s.reaches(two.Node, s.outside())
+	s.viaduct("net-destroy", "r")
+	// firewalld keeps what it removes as files that it does not read.
+	made := func() string {
+		return strings.TrimSpace(s.mustRun("sh", "-c", "ls /etc/firewalld/zones /etc/firewalld/policies | grep 'viaduct.*xml$' || true"))
+	}
+	if left := made(); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	// It is loaded still, so this needs no reload; and what an admin adds stays.
+	s.mustRun("firewall-cmd", "--zone=public", "--add-port=4242/tcp")
+	s.viaduct("net-create", s.file(natXML("a", 50, "")))
+	f.isIn("virbr50", "viaduct")
+	if ports := s.mustRun("firewall-cmd", "--zone=public", "--list-ports"); strings.TrimSpace(ports) != "4242/tcp" {
+		t.Errorf("ports of the host that are open: %q", ports)
+	}
+	s.mustRun("firewall-cmd", "--permanent", "--zone=viaduct", "--add-port=8080/tcp")
+	s.viaduct("net-destroy", "a")
+	if left := made(); left != "viaduct.xml" {
+		t.Errorf("left: %q, want what the admin has changed", left)
+	}
+	s.logs("somebody has changed its ports")
 }
