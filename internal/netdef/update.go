@@ -50,19 +50,18 @@ var sections = map[Section]struct {
 	noModify string // why pieces cannot be modified, "" if they can
 	update   func(*updater)
 }{
-	SectionBridge:      {fixed: "bridge"},
-	SectionDomain:      {fixed: "domain"},
-	SectionIP:          {fixed: "ip"},
-	SectionForward:     {fixed: "forward"},
-	SectionForwardPF:   {fixed: "forward pf"},
-	SectionIPDHCPHost:  {element: "host", update: (*updater).dhcpHost},
-	SectionIPDHCPRange: {element: "range", update: (*updater).dhcpRange},
-	SectionForwardInterface: {element: "interface", update: (*updater).forwardInterface,
-		noModify: "forward interface entries cannot be modified, only added or deleted"},
-	SectionPortGroup: {element: "portgroup", update: (*updater).portGroup},
-	SectionDNSHost:   {element: "host", update: (*updater).dnsHost},
-	SectionDNSTXT:    {element: "txt", update: (*updater).dnsTXT},
-	SectionDNSSRV:    {element: "srv", update: (*updater).dnsSRV, noModify: "DNS SRV records cannot be modified, only added or deleted"},
+	SectionBridge:           {fixed: "bridge"},
+	SectionDomain:           {fixed: "domain"},
+	SectionIP:               {fixed: "ip"},
+	SectionForward:          {fixed: "forward"},
+	SectionForwardPF:        {fixed: "forward pf"},
+	SectionIPDHCPHost:       {element: "host", update: (*updater).dhcpHost},
+	SectionIPDHCPRange:      {element: "range", update: (*updater).dhcpRange},
+	SectionForwardInterface: {element: "interface", update: (*updater).forwardInterface},
+	SectionPortGroup:        {element: "portgroup", update: (*updater).portGroup},
+	SectionDNSHost:          {element: "host", update: (*updater).dnsHost},
+	SectionDNSTXT:           {element: "txt", update: (*updater).dnsTXT},
+	SectionDNSSRV:           {element: "srv", update: (*updater).dnsSRV, noModify: "DNS SRV records cannot be modified, only added or deleted"},
 }
 
 // The names that virsh and our own interfaces use.
@@ -286,6 +285,7 @@ func (u *updater) dhcpRange() {
 }
 
 func (u *updater) forwardInterface() {
+	u.refuse(u.command == UpdateModify, u.piece, ErrOperationUnsupported, "forward interface entries cannot be modified, only added or deleted")
 	f := &u.n.Forward
 	dev := u.piece.attr("dev")
 	u.refuse(dev == "", u.piece, ErrXML, "missing dev attribute in <interface> element")
@@ -306,8 +306,11 @@ func (u *updater) portGroup() {
 	u.n.PortGroups = edit(u, u.n.PortGroups, g, matches)
 }
 
+// looks tells whether a piece of <dns> is only looked for, and need not be whole.
+func (u *updater) looks() bool { return !u.command.adds() && u.command != UpdateModify }
+
 func (u *updater) dnsHost() {
-	h := u.reader.dnsHost(u.piece, u.command == UpdateDelete)
+	h := u.reader.dnsHost(u.piece, u.looks())
 	matches := indexes(u.n.DNS.Hosts, func(other DNSHost) bool {
 		// A name may have several addresses, so only the address counts for what is added.
 		sharesName := func(name string) bool { return slices.Contains(other.Hostnames, name) }
@@ -321,7 +324,7 @@ func (u *updater) dnsHost() {
 }
 
 func (u *updater) dnsTXT() {
-	t := u.reader.dnsTXT(u.piece, u.command == UpdateDelete)
+	t := u.reader.dnsTXT(u.piece, u.looks())
 	matches := indexes(u.n.DNS.TXTs, func(other DNSTXT) bool { return t.Name == other.Name })
 	u.exists(matches, "there is already a DNS TXT record with name '%s' in network %s", t.Name, u.network)
 	u.missing(matches, "couldn't locate a matching DNS TXT record in network %s", u.network)
@@ -330,7 +333,7 @@ func (u *updater) dnsTXT() {
 }
 
 func (u *updater) dnsSRV() {
-	s := u.reader.dnsSRV(u.piece, u.command == UpdateDelete)
+	s := u.reader.dnsSRV(u.piece, u.looks())
 	fits := func(given, there string) bool { return given == "" || given == there }
 	matches := indexes(u.n.DNS.SRVs, func(other DNSSRV) bool {
 		return fits(s.Domain, other.Domain) && fits(s.Service, other.Service) && fits(s.Protocol, other.Protocol) && fits(s.Target, other.Target)
