@@ -342,52 +342,6 @@ func (a *linkApplier) setUp(name string, up bool) error {
 	return err
 }
 
-func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error {
-	l, exists := a.mirror.link(m.Link)
-	bridge, bridgeExists := a.mirror.link(m.Bridge)
-	master := bridge.index
-	switch {
-	case verb == hoststate.Delete:
-		if !exists || !bridgeExists || l.master != bridge.index {
-			return nil // it has left by itself
-		}
-		master = 0
-	case !exists:
-		return errVanished(m.Link)
-	case !bridgeExists:
-		return errVanished(m.Bridge)
-	case l.master != 0 && l.master != master && !a.ownBridge(l.master):
-		return fmt.Errorf("link %s is a port of a bridge that was not made by viaduct: %w", m.Link, unix.EBUSY)
-	}
-	if verb != hoststate.Delete && m.MAC != (hoststate.MAC{}) && m.MAC != l.mac {
-		if err := a.setMAC(l, m.MAC); err != nil {
-			return fmt.Errorf("set the MAC address: %w", err)
-		}
-	}
-	if l.master == master {
-		return nil
-	}
-	if verb != hoststate.Delete {
-		_ = a.shapers.prepare(l.index) // as in applyUp
-	}
-	enslave := func(e *netlink.AttributeEncoder) { e.Uint32(unix.IFLA_MASTER, uint32(master)) }
-	if verb == hoststate.Delete && !bridge.ours() {
-		// The host's bridge stays up, and so a link that leaves it is taken
-		// down: it would lead its guest to the host itself.
-		body, err := linkBody(l.index, 0, unix.IFF_UP, enslave)
-		if err != nil {
-			return err
-		}
-		err = allow(a.rtnl.do(unix.RTM_SETLINK, 0, body), unix.ENODEV)
-		return errors.Join(err, a.shapers.removePlace(l.index))
-	}
-	err := a.request(unix.RTM_SETLINK, 0, l.index, enslave)
-	if verb == hoststate.Delete {
-		err = errors.Join(err, a.shapers.removePlace(l.index))
-	}
-	return err
-}
-
 func (a *linkApplier) applyMTU(verb hoststate.Verb, m hoststate.LinkMTU) error {
 	if verb == hoststate.Delete {
 		return nil

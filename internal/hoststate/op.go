@@ -85,6 +85,7 @@ var removalRank = [...]int{
 // gets another name does so when the rules for that are there.
 func SortOps(ops []Op) {
 	left := leftBridges(ops)
+	renames := slices.ContainsFunc(ops, Op.Renames)
 	relieved := func(o Op, k Key) bool { return o.Verb == Delete && k.Kind == KindLinkUp && left[k.Name] }
 	phase := func(o Op, k Key) int {
 		switch {
@@ -98,7 +99,8 @@ func SortOps(ops []Op) {
 	}
 	rank := func(o Op, k Key) int {
 		switch {
-		case o.Renames():
+		case o.Renames(), renames && o.Verb != Delete && k.Kind == KindShaper:
+			// Limits are of the link by its new name; its own key comes before theirs.
 			return 2*int(KindElement) + 1
 		case relieved(o, k):
 			return 2*int(KindMember) + 1

@@ -191,7 +191,7 @@ func Network(n *netdef.Network, facts Facts) (Fragment, error) {
 		ForwardDelay: forwardDelay(n, stp),
 		HelloTime:    100 * settings.HelloTime,
 		MaxAge:       100 * settings.MaxAge,
-		Rename:       facts.LiveRename && (n.Bandwidth == nil || n.Bandwidth.Outbound == nil),
+		Rename:       facts.LiveRename,
 		VLANs:        filtersVLANs(n, facts),
 	}, hoststate.LinkUp{Link: bridge})
 

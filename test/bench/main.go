@@ -39,13 +39,18 @@ type scale struct {
 	queryRounds     int // of DNS load
 	rpcRounds       int // of commands of libvirt's clients
 	edits           int // of each kind
+	limitRounds     int // of limited traffic
+	limitSeconds    int // of limited TCP per figure
+	changes         int // at least, while a guest pings and sends
 }
 
 var (
 	fullScale = scale{batch: 10, batches: 10, many: 1000, fewStarted: 50, boots: 5, bigBoots: 2, leases: 3, vifs: 30, rounds: 9, seconds: 1,
-		loadSeconds: 5, halvings: 3, queryRounds: 7, rpcRounds: 11, edits: 20}
+		loadSeconds: 5, halvings: 3, queryRounds: 7, rpcRounds: 11, edits: 20,
+		limitRounds: 3, limitSeconds: 3, changes: 200}
 	quickScale = scale{batch: 5, batches: 2, many: 100, fewStarted: 10, boots: 2, bigBoots: 1, leases: 1, vifs: 5, rounds: 1, seconds: 1,
-		loadSeconds: 2, halvings: 1, queryRounds: 1, rpcRounds: 1, edits: 3}
+		loadSeconds: 2, halvings: 1, queryRounds: 1, rpcRounds: 1, edits: 3,
+		limitRounds: 1, limitSeconds: 2, changes: 20}
 )
 
 // parts are what can be measured, in order.
@@ -58,6 +63,7 @@ var parts = []struct {
 	{"boot", (*bench).boot},
 	{"lease", (*bench).lease},
 	{"edit", (*bench).edit},
+	{"limits", (*bench).limits},
 	{"traffic", (*bench).traffic},
 	{"dhcp", (*bench).dhcp4},
 	{"dhcp6", (*bench).dhcp6},

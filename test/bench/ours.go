@@ -58,9 +58,19 @@ func (b *bench) startOurs(name string, count, autostart int) *ours {
 
 // replace gives a network, which is inactive, another definition.
 func (o *ours) replace(n int, xml string) {
-	path := fmt.Sprintf("/tmp/%s.xml", networkName(n))
+	o.viaduct("net-define", o.file(networkName(n), xml))
+}
+
+// file writes a definition where the host sees it and returns its path.
+func (o *ours) file(name, xml string) string {
+	path := fmt.Sprintf("/tmp/%s.xml", name)
 	o.host.WriteFile(path, xml)
-	_, err := o.daemon.Viaduct(o.b.ctx, "net-define", path)
+	return path
+}
+
+// viaduct runs a command that has to succeed.
+func (o *ours) viaduct(args ...string) {
+	_, err := o.daemon.Viaduct(o.b.ctx, args...)
 	o.b.must(err)
 }
 

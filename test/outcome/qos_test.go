@@ -194,6 +194,42 @@ func TestIsolatedPorts(t *testing.T) {
 	check()
 }
 
+// On a bridge of the host's, what it sends to the guests and gets from them is
+// limited as the network says, and what a guest exchanges with the LAN as its port
+// says; and the bridge is as before when the network stops.
+func TestLimitsOnTheHostsBridge(t *testing.T) {
+	lab.Need(t, "iperf3")
+	s := startSite(t)
+	lan, outside := s.lan()
+	s.mustRun("ip", "link", "add", "br0", "type", "bridge")
+	s.host.SetMaster("eth1", "br0")
+	s.host.AddAddr("br0", netip.MustParsePrefix("198.51.100.9/24"))
+	s.host.LinkUp("br0")
+	s.settled()
+	before := s.host.Dump()
+	s.viaduct("net-define", s.file(`<network><name>lan</name><forward mode='bridge'/><bridge name='br0'/>
+		<bandwidth><inbound average='4096'/><outbound average='2048'/></bandwidth></network>`))
+	s.viaduct("net-start", "lan")
+	g := s.NewGuest(lab.GuestOptions{Name: "vif1.0"})
+	g.Plug(s.host.Node, "", "vif1.0")
+	s.viaduct("port-create", "lan", "--link", "vif1.0", "--mac", g.MAC.String())
+	g.AddAddr("eth0", netip.MustParsePrefix("198.51.100.13/24"))
+	for _, n := range []*lab.Node{s.host.Node, lan} {
+		n.Start("iperf3", "-s")
+	}
+	s.within("received from the host", s.iperf(g, addr("198.51.100.9"), "-R"), 4096)
+	s.within("sent to the host", s.iperf(g, addr("198.51.100.9")), 2048)
+	s.viaduct("port-bandwidth", "lan", "vif1.0", "--inbound", "8192", "--outbound", "6144")
+	s.within("received from the LAN", s.iperf(g, outside.Addr(), "-R"), 8192)
+	s.within("sent to the LAN", s.iperf(g, outside.Addr()), 6144)
+	g.Unplug()
+	s.viaduct("net-destroy", "lan")
+	s.settled()
+	if after := s.host.Dump(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
 // What guests of a network send to the host and beyond is limited together, and
 // translated as without a limit, also where bridges ask for connections. What
 // they send each other is not limited.
