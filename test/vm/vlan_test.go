@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -25,6 +26,11 @@ func TestVLANs(t *testing.T) {
 	}
 	if !strings.Contains(said["UNLIMITED"], "needs Linux 6.5") {
 		t.Errorf("a limit of what guests send: %q", said["UNLIMITED"])
+	}
+	// As docs/editing.md says.
+	var lost int
+	if _, err := fmt.Sscan(said["LOST"], &lost); err != nil || lost > 3 {
+		t.Errorf("a guest without a VLAN loses %s while its bridge begins and ends to filter", said["LOST"])
 	}
 	for _, want := range []string{"red1 42 PVID Egress Untagged", "both1 42 PVID Egress Untagged 50 ", "br0 1 PVID Egress Untagged"} {
 		if !strings.Contains(said["VLANS"], want) {

@@ -142,9 +142,20 @@ func vlans(w *world) {
 	w.host.ServeEcho(lab.PortEcho)
 	declared("a", "virbr50", "plain", "", "", "192.168.50.2")
 	reaches("plain", "host")
-	declared("a", "virbr50", "seven1", "", "<vlan><tag id='7'/></vlan>", "192.168.50.3")
-	declared("a", "virbr50", "seven2", "", "<vlan><tag id='7'/></vlan>", "192.168.50.4")
-	reaches("seven1", "seven2")
+	// meanwhile counts what a guest without a VLAN loses.
+	meanwhile := func(change func()) int {
+		ping := guests["plain"].StartPing(addrs["host"], time.Millisecond)
+		w.must(ping.Await(ctx, 100))
+		change()
+		w.must(ping.Await(ctx, 100))
+		loss := ping.Stop()
+		return loss.Sent - loss.Received
+	}
+	begins := meanwhile(func() {
+		declared("a", "virbr50", "seven1", "", "<vlan><tag id='7'/></vlan>", "192.168.50.3")
+		declared("a", "virbr50", "seven2", "", "<vlan><tag id='7'/></vlan>", "192.168.50.4")
+		reaches("seven1", "seven2")
+	})
 	reaches("plain", "host")
 	apart("plain", "seven1")
 	apart("seven1", "host")
@@ -152,9 +163,12 @@ func vlans(w *world) {
 		return strings.TrimSpace(run(w.host.Node, "busybox", "cat", "/sys/class/net/virbr50/bridge/vlan_filtering"))
 	}
 	was := filters()
-	for _, name := range []string{"seven1", "seven2"} {
-		w.viaduct("port-delete", "a", name)
-	}
+	ends := meanwhile(func() {
+		for _, name := range []string{"seven1", "seven2"} {
+			w.viaduct("port-delete", "a", name)
+		}
+	})
+	fmt.Println("LOST", max(begins, ends), "packets:", begins, "and", ends)
 	if is := filters(); was != "1" || is != "0" {
 		w.Fatalf("vlan_filtering is %s with guests in VLANs and %s without", was, is)
 	}
