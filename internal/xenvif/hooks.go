@@ -19,8 +19,9 @@ import (
 // they have done their work. Those that nobody may execute do not count.
 const hookFiles = "/etc/xen/scripts/vif-post.d/*.hook"
 
-// shells are who sources hooks: Xen's scripts are bash's, and so hooks may be.
-var shells = []string{"/bin/bash", "/bin/sh"}
+// hookShell sources hooks: Xen's scripts are bash's, and so hooks may be. Where
+// there is none it is plainShell.
+const hookShell, plainShell = "/bin/bash", "/bin/sh"
 
 // sourcing is what a shell does with a hook, the first argument.
 const sourcing = `set -e; . "$1"`
@@ -68,10 +69,10 @@ func (s Script) runHooks(files []string, r request, got answer, deadline time.Ti
 	environment := append(os.Environ(),
 		"command="+r.command, "type_if="+r.kind, "dev="+cmp.Or(name, r.link), "vif="+r.link, "vifname="+name, "bridge="+got.bridge,
 		"mac="+r.keys["mac"], "ip="+r.keys["ip"], "netdev="+r.netdev, "main_ip="+got.gateway, "XENBUS_PATH="+r.path)
-	shell := shells[slices.IndexFunc(shells, func(path string) bool {
-		_, err := os.Stat(path)
-		return err == nil || path == shells[len(shells)-1]
-	})]
+	shell := hookShell
+	if _, err := os.Stat(shell); err != nil {
+		shell = plainShell
+	}
 	for _, path := range files {
 		cmd := exec.CommandContext(ctx, shell, "-c", sourcing, s.Args[0], path)
 		cmd.Env = environment
