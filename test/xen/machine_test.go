@@ -1,8 +1,11 @@
 package xen
 
 import (
+	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -81,12 +84,8 @@ func build(t *testing.T, dir string) parts {
 		dom0.Copy("usr/bin/viaduct", program("viaduct/cmd/viaduct")),
 		dom0.Tree("etc/xen", filepath.Join(xen, "etc/xen")),
 		dom0.Tree("lib/modules", filepath.Join(tree, "lib/modules")),
-		dom0.Copy("guest/vmlinuz", p.kernel), dom0.Copy("guest/initrd", guestInitrd),
+		dom0.Copy("guest/initrd", guestInitrd), unpack(filepath.Join(string(dom0), "guest/vmlinux"), p.kernel),
 	))
-	for _, script := range []string{"vif-viaduct", "vif-nat", "vif-route"} {
-		must(os.RemoveAll(filepath.Join(string(dom0), "etc/xen/scripts", script)))
-		must(dom0.Link("etc/xen/scripts/"+script, "/usr/bin/viaduct"))
-	}
 	libraries := filepath.Join(xen, "usr/lib/x86_64-linux-gnu")
 	for _, name := range []string{"xl", "oxenstored", "xen-init-dom0", "xenconsoled"} {
 		path := "usr/lib/xen-4.17/bin/" + name
@@ -100,6 +99,27 @@ func build(t *testing.T, dir string) parts {
 	}
 	must(kernel.Archive(string(dom0), p.initrd))
 	return p
+}
+
+// unpack writes the kernel that is in a file of Linux' boot protocol (payload of
+// version 2.08): xl would do so for each guest, which takes an emulated machine
+// long.
+func unpack(to, from string) error {
+	image, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	const sectors, offset, length = 0x1f1, 0x248, 0x24c
+	start := (int(image[sectors])+1)*512 + int(binary.LittleEndian.Uint32(image[offset:]))
+	// The last word is the size of what comes out.
+	end := start + int(binary.LittleEndian.Uint32(image[length:])) - 4
+	cmd := exec.Command("xz", "-dc")
+	cmd.Stdin = bytes.NewReader(image[start:end])
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("unpack the kernel: %w", err)
+	}
+	return errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, out, 0o644))
 }
 
 // modules copies some of the kernel's modules.
@@ -149,7 +169,7 @@ func gunzip(to, from string) error {
 // The memory of the machine and of dom0, in MiB; the rest is Xen's and the guests'.
 const (
 	memory     = "1536"
-	dom0Memory = "768M"
+	dom0Memory = "832M"
 )
 
 // command is the emulated machine. The environment goes to the program inside.

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 // needs; on the project's own machines the test fails.
 func need(t *testing.T) {
 	t.Helper()
-	missing := lab.Missing("qemu-system-x86_64", "busybox", "cpio", "depmod", "apt-get", "dpkg-deb", "nft", "ip", "bridge", "tc", "nsenter", "ldd")
+	missing := lab.Missing("qemu-system-x86_64", "busybox", "cpio", "depmod", "apt-get", "dpkg-deb", "nft", "ip", "bridge", "tc", "nsenter", "ldd", "xz")
 	if len(missing) == 0 {
 		return
 	}

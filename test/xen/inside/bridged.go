@@ -9,8 +9,9 @@ import (
 )
 
 // onLan is a guest's interface on the network lan, with a MAC address of its own.
+// The script is xl's default.
 func onLan(number int, more ...string) string {
-	return strings.Join(append([]string{fmt.Sprintf("mac=00:16:3e:00:00:%02x,script=vif-viaduct,bridge=lan", number)}, more...), ",")
+	return strings.Join(append([]string{fmt.Sprintf("mac=00:16:3e:00:00:%02x,bridge=lan", number)}, more...), ",")
 }
 
 // bridgedGuest: a guest on a network of ours gets an address and reaches host
@@ -28,9 +29,9 @@ func bridgedGuest(w *world) {
 	}
 	g.reaches("192.168.50.1")
 	g.reaches(outsideAddr)
-	if seen := g.seenAs(); seen != hostAddr {
-		w.Errorf("the outside sees the guest as %s", seen)
-	}
+	g.seenAs(outsideAddr, hostAddr)
+	g.madeItself("eth0", lanAddr6)
+	g.seenAs(outsideAddr6, hostAddr6)
 	if ports := w.run("viaduct", "port-list", "lan"); !strings.Contains(ports, g.link(0)) {
 		w.Errorf("no port is the guest's:\n%s", ports)
 	}
@@ -47,12 +48,13 @@ const (
 // davesAddr is one that xl is told of.
 const davesAddr = "192.168.50.200"
 
-// fourGuests: of guests that xl creates at once each gets its own address, and
-// they reach each other.
+// fourGuests: guests with two interfaces each that xl creates at once get their
+// networks and their own addresses, one of them by hand, and reach each other.
 func fourGuests(w *world) {
 	w.before = w.trace()
-	w.alice, w.bob = w.guest("alice", onLan(1)), w.guest("bob", onLan(2))
-	w.carol, w.dave = w.guest("carol", onLan(3, limited)), w.guest("dave", onLan(4, "ip="+davesAddr))
+	const nat = "script=vif-nat"
+	w.alice, w.bob = w.guest("alice", onLan(1), nat), w.guest("bob", onLan(2), nat)
+	w.carol, w.dave = w.guest("carol", onLan(3, limited), nat), w.guest("dave", onLan(4, "ip="+davesAddr), nat)
 	all := []*guest{w.alice, w.bob, w.carol, w.dave}
 	w.create(all...)
 	by := map[string]*guest{}
@@ -66,10 +68,16 @@ func fourGuests(w *world) {
 	if w.dave.addr != davesAddr {
 		w.Errorf("dave has the address %s", w.dave.addr)
 	}
+	w.dave.byHand("eth0", davesAddr+"/24", "192.168.50.1")
 	for i, g := range all {
 		g.reaches(all[(i+1)%len(all)].addr)
 		g.reaches(outsideAddr)
 	}
+	w.lists(map[string]string{
+		w.alice.link(0): "alice " + w.alice.domid + " 00:16:3e:00:00:01 lan virbr1 " + w.alice.addr + " - connected",
+		w.carol.link(0): "carol " + w.carol.domid + " 00:16:3e:00:00:03 lan virbr1 " + w.carol.addr + " 4 Mb/s connected",
+		w.dave.link(0):  "dave " + w.dave.domid + " 00:16:3e:00:00:04 lan virbr1 " + davesAddr + " - connected",
+	})
 }
 
 // reboot: a guest that reboots is another domain of Xen's, and has its MAC
@@ -92,23 +100,43 @@ func reboot(w *world) {
 	g.reaches(outsideAddr)
 }
 
-// attachDetach: a guest that runs gets another interface, and loses it.
+// mostInterfaces is what a guest of Xen's could have in earlier days.
+const mostInterfaces = 8
+
+// attachDetach: a guest that runs gets interfaces, all at once, and loses them.
 func attachDetach(w *world) {
 	before := w.trace()
 	g := w.alice
-	w.run("xl", "network-attach", g.name, "mac=00:16:3e:00:00:11", "script=vif-viaduct", "bridge=lan")
-	g.await("[ -e /sys/class/net/eth1 ]")
-	if addr := g.lease("eth1"); addr == g.addr || !strings.HasPrefix(addr, "192.168.50.") {
-		w.Errorf("the second interface has the address %s", addr)
+	each := func(do func(index int) []string) {
+		failed := make(chan error)
+		for i := 2; i < mostInterfaces; i++ {
+			go func() {
+				_, err := try(do(i)...)
+				failed <- err
+			}()
+		}
+		for i := 2; i < mostInterfaces; i++ {
+			if err := <-failed; err != nil {
+				w.Errorf("%v", err)
+			}
+		}
 	}
-	g.run("ping -c 3 -I eth1 192.168.50.1")
-	if list := w.run("xl", "network-list", g.name); strings.Count(list, "00:16:3e:00:00:") != 2 {
+	each(func(i int) []string {
+		return []string{"xl", "network-attach", g.name, fmt.Sprintf("mac=00:16:3e:00:00:3%d", i), fmt.Sprintf("devid=%d", i), "bridge=lan"}
+	})
+	if list := w.run("xl", "network-list", g.name); strings.Count(list, "00:16:3e:") != mostInterfaces {
 		w.Errorf("the guest's interfaces:\n%s", list)
 	}
-	w.run("xl", "network-detach", g.name, "1")
-	g.await("[ ! -e /sys/class/net/eth1 ]")
+	last := fmt.Sprintf("eth%d", mostInterfaces-1)
+	g.await("[ $(ls -d /sys/class/net/eth* | wc -l) = " + fmt.Sprint(mostInterfaces) + " ]")
+	if addr := g.lease(last); addr == g.addr || !strings.HasPrefix(addr, "192.168.50.") {
+		w.Errorf("%s has the address %s", last, addr)
+	}
+	g.run("ping -c 3 -I " + last + " 192.168.50.1")
+	each(func(i int) []string { return []string{"xl", "network-detach", g.name, fmt.Sprint(i)} })
+	g.await("[ ! -e /sys/class/net/" + last + " ]")
 	w.leavesNothing(before)
-	g.lease("eth0") // the default route went with the second interface
+	g.lease("eth0") // the default route went with the other interface
 	g.reaches(outsideAddr)
 }
 
@@ -119,17 +147,17 @@ func rate(w *world) {
 		defer cancel()
 		w.must(w.store.Write(ctx, w.carol.vif(0)+"/rate", value))
 	}
-	w.measure(limited, "upload", limitedOctets)
+	w.carol.measure(limited, "upload", limitedOctets)
 	store("20000,20000")
-	w.measure("rate= changed", "upload", 1e6)
+	w.carol.measure("rate= changed", "upload", 1e6)
 	store("100000000,20000")
 	// The machine that emulates this one may be away for longer than the
 	// bursts last that limits have by themselves.
 	const kib, burst = 500, 256
 	w.run("viaduct", "port-bandwidth", "lan", w.carol.link(0),
 		"--inbound", fmt.Sprintf("%d,%d,%d", kib, kib, burst), "--outbound", fmt.Sprintf("%d,%d,%d", 2*kib, 2*kib, burst))
-	w.measure("port's inbound", "download", kib<<10)
-	w.measure("port's outbound", "upload", 2*kib<<10)
+	w.carol.measure("port's inbound", "download", kib<<10)
+	w.carol.measure("port's outbound", "upload", 2*kib<<10)
 	w.run("viaduct", "port-bandwidth", "lan", w.carol.link(0))
 }
 
@@ -137,11 +165,12 @@ func rate(w *world) {
 // do emulates this one too slowly at times.
 const attempts = 6
 
-// measure compares how fast carol's traffic is, in octets a second, with how
+// measure compares how fast the guest's traffic is, in octets a second, with how
 // fast it is meant to be. It does so again if it was slowed down by others.
-func (w *world) measure(what, direction string, want float64) {
+func (g *guest) measure(what, direction string, want float64) {
+	w := g.w
 	for attempt := 1; ; attempt++ {
-		octets, err := strconv.ParseFloat(w.carol.start("agent "+direction+" "+outsideAddr+" 5s").until("RATE"), 64)
+		octets, err := strconv.ParseFloat(g.start("agent "+direction+" "+outsideAddr+" 5s").until("RATE"), 64)
 		w.must(err)
 		w.Logf("%s: %.0f octets a second, meant to be %.0f", what, octets, want)
 		if octets > 0.85*want && octets < 1.15*want {

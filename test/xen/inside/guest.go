@@ -38,7 +38,7 @@ type call struct {
 
 const guestConfig = `name = "%s"
 type = "pv"
-kernel = "/guest/vmlinuz"
+kernel = "/guest/vmlinux"
 ramdisk = "/guest/initrd"
 memory = 96
 vcpus = 1
@@ -205,9 +205,28 @@ func (g *guest) reaches(addr string) {
 	g.run("for i in $(seq 30); do ping -c 1 -W 2 " + addr + " && exit 0; done; exit 1")
 }
 
-// seenAs is the address that the server outside sees the guest come from.
-func (g *guest) seenAs() string {
-	return g.start("agent flow " + outsideAddr + " 1").until("FLOWING")
+// seenAs fails the step unless a server sees the guest come from an address.
+func (g *guest) seenAs(server, want string) {
+	if seen := g.start("agent flow " + server + " 1").until("FLOWING"); seen != want {
+		g.w.Errorf("%s sees %s as %s, not %s", server, g.name, seen, want)
+	}
+}
+
+// madeItself is the address that the guest makes itself of what a router tells.
+func (g *guest) madeItself(link, prefix string) string {
+	return g.start("ip link set " + link + " up; while ! ip -6 addr show dev " + link + " scope global | grep -v tentative | grep '" + prefix +
+		"' | sed -e 's,.*inet6 ,MADE ,' -e 's,/.*,,' | grep -m 1 MADE; do sleep 0.2; done").until("MADE ")
+}
+
+// byHand gives an interface an address and a gateway of the family, which is the
+// guest's neighbour whatever the address is.
+func (g *guest) byHand(link, addr, gateway string) {
+	family := "-4"
+	if strings.Contains(addr, ":") {
+		family = "-6"
+	}
+	g.run(fmt.Sprintf("ip %[1]s addr flush dev %[2]s scope global; echo 0 >/proc/sys/net/ipv6/conf/%[2]s/accept_dad; ip link set %[2]s up && "+
+		"ip %[1]s addr add %[3]s dev %[2]s && ip %[1]s route replace %[4]s dev %[2]s && ip %[1]s route replace default via %[4]s dev %[2]s", family, link, addr, gateway))
 }
 
 // reboot reboots the guest from within.

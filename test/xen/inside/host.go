@@ -20,14 +20,21 @@ const (
 	xenTools  = "/usr/lib/xen-4.17/bin/"
 
 	// The host's link to the outside and the addresses there.
-	uplink      = "up0"
-	hostAddr    = "198.51.100.1"
-	outsideAddr = "198.51.100.2"
+	uplink       = "up0"
+	hostAddr     = "198.51.100.1"
+	outsideAddr  = "198.51.100.2"
+	hostAddr6    = "2001:db8:7::1"
+	outsideAddr6 = "2001:db8:7::2"
 )
 
 // lanXML is the network that the bridged guests are on.
-const lanXML = `<network><name>lan</name><forward mode='nat'/><bridge name='virbr1'/>
-	<ip address='192.168.50.1' prefix='24'><dhcp><range start='192.168.50.10' end='192.168.50.99'/></dhcp></ip></network>`
+const lanXML = `<network><name>lan</name><forward mode='nat'><nat ipv6='yes'/></forward><bridge name='virbr1'/>
+	<ip address='192.168.50.1' prefix='24'><dhcp><range start='192.168.50.10' end='192.168.50.99'/></dhcp></ip>
+	<ip family='ipv6' address='` + lanAddr6 + `:1' prefix='64'/></network>`
+
+// lanAddr6 is what the addresses of the network begin with, of those that guests
+// make themselves too.
+const lanAddr6 = "fd50:1:1:1:"
 
 // boot makes a Xen host of the machine, as Debian's boot scripts do, and starts
 // the daemon on it.
@@ -62,6 +69,8 @@ func boot(w *world) {
 	w.run("xen-init-dom0")
 	w.start("/var/log/xen/xenconsoled.log", "xenconsoled", "--interactive")
 	w.makeOutside()
+	w.untouched = files(w, xenFolder)
+	w.run("viaduct", "xen-install", "--enforce-rate")
 	w.startDaemon()
 	w.must(os.WriteFile("/tmp/lan.xml", []byte(lanXML), 0o644))
 	w.run("viaduct", "net-define", "/tmp/lan.xml")
@@ -90,8 +99,11 @@ func (w *world) makeOutside() {
 	w.run("ip", "link", "set", "eth0", "netns", fmt.Sprint(w.outside))
 	w.run("ip", "addr", "add", hostAddr+"/24", "dev", uplink)
 	w.run("ip", "link", "set", uplink, "up")
+	w.run("ip", "addr", "add", hostAddr6+"/64", "dev", uplink, "nodad")
 	w.run("ip", "route", "add", "default", "via", outsideAddr)
-	w.runOutside("ip link set lo up && ip addr add " + outsideAddr + "/24 dev eth0 && ip link set eth0 up")
+	w.run("ip", "-6", "route", "add", "default", "via", outsideAddr6)
+	w.runOutside("echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip link set lo up && ip addr add " + outsideAddr + "/24 dev eth0 && ip addr add " + outsideAddr6 + "/64 dev eth0 && " +
+		"ip link set eth0 up && ip -6 route add " + routedNet6 + " via " + hostAddr6)
 }
 
 // runOutside runs a command of the shell beyond the host's uplink.
@@ -148,13 +160,14 @@ func (w *world) read(key string) string {
 // host's ends of guests' links, some time after they are up.
 const vifMAC = "fcff:ffff:feff:ffff"
 
-// trace is all that guests may leave on the host. Counters do not count.
+// trace is all that guests may leave on the host. Counters do not count, and no
+// route for multicast, which a bridge has from its first port on.
 func (w *world) trace() string {
 	var b strings.Builder
 	for _, command := range []string{
-		"ls /sys/class/net", "ip -4 route show table all", "ip -6 route show table all | grep -v " + vifMAC, "ip rule", "ip neigh show nud permanent",
+		"ls /sys/class/net", "ip -4 route show table all", "ip -6 route show table all | grep -v -e ff00::/8 -e " + vifMAC, "ip rule", "ip neigh show nud permanent",
 		"tc qdisc show", "nft list ruleset | sed -e 's/packets [0-9]* bytes [0-9]*//'",
-		"cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/" + uplink + "/proxy_arp",
+		"cd /proc/sys/net && cat ipv4/ip_forward ipv4/conf/" + uplink + "/proxy_arp ipv6/conf/all/forwarding ipv6/conf/" + uplink + "/proxy_ndp", "/usr/bin/ip neigh show proxy",
 		"xenstore-ls /local/domain/0/backend", "viaduct port-list lan",
 	} {
 		out, err := try("sh", "-c", command)

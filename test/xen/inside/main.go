@@ -35,10 +35,12 @@ var steps = []struct {
 	{"network-attach and network-detach", attachDetach},
 	{"rate", rate},
 	{"daemon killed under traffic", daemonKilled},
-	{"spoofing", spoofing},
+	{"spoofing, while the daemon hangs", spoofing},
 	{"script fails", scriptFails},
 	{"guests leave nothing", leave},
 	{"NAT, routes and a VLAN", otherKinds},
+	{"import-xen", importXen},
+	{"xen-install taken back", takeBack},
 }
 
 func main() {
@@ -116,6 +118,7 @@ type world struct {
 	// them, and the host before that.
 	alice, bob, carol, dave *guest
 	before                  string
+	untouched               string // Xen's own files before Viaduct's are there
 
 	failed   bool
 	cleanups []func()

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os/exec"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // frame is an Ethernet frame by which a guest speaks as somebody.
@@ -101,10 +103,40 @@ var stranger = net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 0x77}
 
 // spoofing: a bridged guest whose address is known is heard by another guest as
 // itself, and not as anybody else; one of whom nothing is known may be anybody.
+// No daemon is needed for that. A guest that needs one while it hangs is told so
+// in time: libxl kills scripts after 40 s.
 func spoofing(w *world) {
+	before := w.trace()
+	w.must(w.daemon.Process.Signal(syscall.SIGSTOP))
+	w.Cleanup(func() { w.must(w.daemon.Process.Signal(syscall.SIGCONT)) })
+	began := time.Now()
+	attached := make(chan string)
+	go func() {
+		out, err := try("xl", "network-attach", "alice", "mac=00:16:3e:00:00:25", "bridge=lan")
+		attached <- fmt.Sprint(err, out)
+	}()
 	w.dave.liesTo(w.bob, true)
 	w.carol.liesTo(w.bob, false)
+	w.eventually(func() error {
+		if problem := w.read(w.alice.vif(2) + "/hotplug-error"); !strings.Contains(problem, noAnswer) {
+			return fmt.Errorf("hotplug-error is %q", problem)
+		}
+		return nil
+	})
+	took := time.Since(began)
+	w.must(w.daemon.Process.Signal(syscall.SIGCONT))
+	if took > 40*time.Second {
+		w.Errorf("the script says so after %s only, when libxl had killed it", took)
+	}
+	if said := <-attached; !strings.Contains(said, noAnswer) {
+		w.Errorf("xl says %s", said)
+	}
+	w.run("xl", "network-detach", "alice", "2") // xl leaves what it could not attach
+	w.leavesNothing(before)
 }
+
+// noAnswer is what a script says if the daemon hangs.
+const noAnswer = "the viaduct daemon does not answer"
 
 // liesTo is lies to another guest.
 func (g *guest) liesTo(to *guest, guarded bool) {
