@@ -88,6 +88,57 @@ func drawNetwork(t *rapid.T) *Network {
 	return n
 }
 
+// drawPool makes networks of the host's own devices, as Parse would return them.
+func drawPool(t *rapid.T) *Network {
+	n := &Network{
+		Name:        strings.TrimSpace(text("name")(t)),
+		UUID:        UUID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "uuid")),
+		Forward:     Forward{Mode: draw(t, "mode", ModeBridge, ModePrivate, ModeVEPA, ModePassthrough, ModeHostdev)},
+		VirtualPort: maybe(t, drawVirtualPort),
+		Isolated:    draw(t, "isolated", Unset, Yes, No),
+	}
+	tagged := n.Forward.Mode == ModeBridge || n.Forward.Mode == ModePassthrough || n.Forward.Mode == ModeHostdev
+	if tagged {
+		n.VLAN = maybe(t, drawVLAN)
+	}
+	switch {
+	case n.Forward.Mode == ModeHostdev:
+		n.Forward.Managed = draw(t, "managed", Unset, Yes)
+		n.Forward.DriverName, n.Forward.DriverModel = draw(t, "driver", "", "vfio", "kvm", "xen"), draw(t, "model", "", "vfio-pci-x")
+		if rapid.Bool().Draw(t, "pf") {
+			n.Forward.PFs = []string{"eth0"}
+			break
+		}
+		n.Forward.Addresses = some(t, 3, func(t *rapid.T, i int) PCIAddress {
+			return PCIAddress{Domain: draw[uint](t, "domain", 0, 0x10000), Bus: uint(i + 1), Slot: draw[uint](t, "slot", 0, 0x1f), Function: draw[uint](t, "function", 0, 7)}
+		})
+	case n.Forward.Mode == ModeBridge && rapid.Bool().Draw(t, "bridge"):
+		n.Bridge = Bridge{Name: "br0", MacTableManager: draw(t, "manager", "", "kernel", "libvirt")}
+		n.Bandwidth = maybe(t, drawBandwidth)
+	case n.Forward.Mode == ModePassthrough && rapid.Bool().Draw(t, "pf"):
+		n.Forward.PFs = []string{"eth0"}
+	default:
+		n.Forward.Interfaces = some(t, 3, func(_ *rapid.T, i int) string { return fmt.Sprint("eth", i) })
+	}
+	n.PortGroups = some(t, 2, func(t *rapid.T, i int) PortGroup {
+		g := PortGroup{Name: fmt.Sprint(i, text("group")(t)), Default: i == 1, VirtualPort: maybe(t, drawVirtualPort)}
+		if tagged {
+			g.VLAN = maybe(t, drawVLAN)
+		}
+		return g
+	})
+	return n
+}
+
+func drawVLAN(t *rapid.T) *VLAN {
+	v := &VLAN{Tags: []VLANTag{{ID: rapid.Uint16Range(0, maxVLAN).Draw(t, "id"), NativeMode: draw(t, "native", "", "tagged", "untagged")}}}
+	v.Tags = append(v.Tags, some(t, 2, func(t *rapid.T, _ int) VLANTag { return VLANTag{ID: rapid.Uint16Range(0, maxVLAN).Draw(t, "id")} })...)
+	if len(v.Tags) > 1 || rapid.Bool().Draw(t, "trunk") {
+		v.Trunk = Yes
+	}
+	return v
+}
+
 func drawNAT(t *rapid.T) *NAT {
 	nat := &NAT{IPv6: draw(t, "ipv6", Yes, No)}
 	if rapid.Bool().Draw(t, "addresses") {
@@ -190,7 +241,7 @@ var sameNetwork = cmp.Options{
 // What is printed is read back as it was, and printed the same again.
 func TestFormatParseRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n := drawNetwork(t)
+		n := draw(t, "kind", drawNetwork, drawPool)(t)
 		first := n.Format(FormatOptions{})
 		parsed, err := Parse([]byte(first))
 		if err != nil {
