@@ -88,7 +88,13 @@ func goneOn(text string, from, to *netdef.Network) string {
 // connections that are translated go on as they are.
 func TestEditEqualsStart(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		a, b := random.Network(rt, "eth0", "eth9"), random.Network(rt, "eth0", "eth9")
+		draw := func(uplinks ...string) *netdef.Network {
+			if rapid.IntRange(0, 3).Draw(rt, "pool") == 0 {
+				return random.Pool(rt, uplinks...)
+			}
+			return random.Network(rt, uplinks...)
+		}
+		a, b := draw("eth0", "eth9"), draw("eth0", "eth9")
 		first, second := newRig(t), newRig(t)
 		defer first.end()
 		defer second.end()

@@ -68,6 +68,25 @@ func Network(t *rapid.T, uplinks ...string) *netdef.Network {
 	return n
 }
 
+// Pool draws a definition of the same network whose ports are on devices of the
+// host's, or in a bridge of the host's.
+func Pool(t *rapid.T, devices ...string) *netdef.Network {
+	id, err := netdef.ParseUUID(uuid)
+	if err != nil {
+		panic(err) // it is a constant
+	}
+	n := &netdef.Network{
+		Name: Name, UUID: id,
+		Forward: netdef.Forward{Mode: draw(t, "pool mode", netdef.ModeBridge, netdef.ModePrivate, netdef.ModeVEPA)},
+	}
+	if n.Forward.Mode == netdef.ModeBridge && rapid.Bool().Draw(t, "host's bridge") {
+		n.Bridge.Name = draw(t, "of the host", "br-host", "br-other")
+		return n
+	}
+	n.Forward.Interfaces = rapid.Permutation(devices).Draw(t, "devices")[:rapid.IntRange(1, len(devices)).Draw(t, "size")]
+	return n
+}
+
 func dhcp(t *rapid.T, ip *netdef.IP) {
 	first := ip.Address.Next()
 	ip.Ranges = []netdef.DHCPRange{{Start: first, End: first.Next()}}
