@@ -52,7 +52,7 @@ func (f *fakeSystem) Run(_ context.Context, argv []string) error {
 
 func (f *fakeSystem) Clients(string) []uplink.Client  { return nil }
 func (f *fakeSystem) StopClient(uplink.Client) error  { return nil }
-func (f *fakeSystem) StartClient(argv []string) error { return f.Run(nil, argv) }
+func (f *fakeSystem) StartClient(argv []string) error { return f.Run(context.Background(), argv) }
 
 const interfaces = "auto eth0\niface eth0 inet dhcp\n"
 
