@@ -405,6 +405,12 @@ func (e *Engine) unmakeUplink(ctx context.Context, r uplink.Record) error {
 		// The card has what it had; its manager sees to it at the next start.
 		e.Log.Error("have the card's manager take it back", "manager", r.Manager, "nic", r.Uplink.NIC, "error", err)
 	}
+	if _, again := e.Host.Link(r.Uplink.Bridge); again {
+		// By its files of before the manager has made it anew in between.
+		if err := e.Host.Apply(ctx, []hoststate.Op{{Verb: hoststate.Delete, Old: hoststate.Uplink{Bridge: r.Uplink.Bridge}}}); err != nil {
+			return opError(err)
+		}
+	}
 	if err := errors.Join(e.Store.DeleteUplinkLease(r.Uplink.Bridge), e.Store.DeleteUplink(r.Uplink.Bridge)); err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}

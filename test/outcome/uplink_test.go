@@ -284,7 +284,8 @@ func TestUplinkIsTakenBack(t *testing.T) {
 			c.do(s)
 			if c.env != nil {
 				s.daemon.SetEnv()
-				s.must(s.daemon.Start())
+				// Its client hears of its end before everybody else does.
+				lab.Eventually(t, 20*time.Second, s.daemon.Start)
 			}
 			lab.Eventually(t, 60*time.Second, func() error {
 				now := s.quiet()
