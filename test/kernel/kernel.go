@@ -19,7 +19,7 @@ var kernelPackage = regexp.MustCompile(`linux-image-6\.1\.0-\d+-amd64`)
 var kernelParts = []string{
 	"./boot/vmlinuz-*", "./lib/modules/*/modules.*",
 	"./lib/modules/*/kernel/drivers/virtio", "./lib/modules/*/kernel/drivers/block/virtio_blk.ko",
-	"./lib/modules/*/kernel/drivers/net/veth.ko", "./lib/modules/*/kernel/drivers/net/virtio_net.ko",
+	"./lib/modules/*/kernel/drivers/net/veth.ko", "./lib/modules/*/kernel/drivers/net/bonding", "./lib/modules/*/kernel/net/tls", "./lib/modules/*/kernel/drivers/net/virtio_net.ko",
 	"./lib/modules/*/kernel/drivers/net/net_failover.ko", "./lib/modules/*/kernel/net/core/failover.ko",
 	"./lib/modules/*/kernel/fs/ext4", "./lib/modules/*/kernel/fs/jbd2", "./lib/modules/*/kernel/fs/mbcache.ko",
 	"./lib/modules/*/kernel/fs/overlayfs",

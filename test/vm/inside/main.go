@@ -5,6 +5,7 @@
 //	part=load      give leases for ever, on a disk that outlives the machine
 //	part=uplink    start and stop an IPv6 network beside a route that the host was told by its router
 //	part=vlan      plug guests into VLANs and try who reaches whom
+//	part=cards     put bridges in front of a bond and of a VLAN device
 //	part=firewall  show the rules, and what of a guest is seen outside
 //	daemon=FLAG    pass the flag to the daemon
 //
@@ -24,7 +25,7 @@ import (
 	"viaduct/internal/lab"
 )
 
-var parts = map[string]func(*world){"load": load, "firewall": firewall, "uplink": uplink, "vlan": vlans}
+var parts = map[string]func(*world){"load": load, "firewall": firewall, "uplink": uplink, "vlan": vlans, "cards": cards}
 
 func main() {
 	lab.Init()
