@@ -183,6 +183,7 @@ func call(t *testing.T, c *rpctest.Client, procedure uint32, args func(*xdr.Enco
 const (
 	procDefine   = 41
 	procCreate   = 40
+	procDestroy  = 42
 	procXML      = 43
 	procLookup   = 46
 	procUndefine = 49
