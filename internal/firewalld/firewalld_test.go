@@ -233,6 +233,8 @@ func TestApplyIsUndone(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `"+ zone nowhere for virbr1"`) || !strings.Contains(err.Error(), "INVALID_ZONE: nowhere") {
 		t.Error(err)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if zone := zoneOf(c, "virbr0"); zone != "" || len(b.zoneOf) != 0 {
 		t.Errorf("virbr0 is in zone %q, %v", zone, b.zoneOf)
 	}
