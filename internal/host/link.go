@@ -300,6 +300,13 @@ func (a *linkApplier) deleteBridge(name string) error {
 	if l.kind != kindBridge || !l.ours() {
 		return errNotOurs(l)
 	}
+	// Its ports leave with it, and those that others made stay. What they were
+	// given goes first: afterwards nobody knows any more whose ports they were.
+	for _, port := range a.mirror.portsOf(name) {
+		if err := a.shapers.removePlace(port.Index); err != nil {
+			return fmt.Errorf("port %s: %w", port.Name, err)
+		}
+	}
 	return allow(a.request(unix.RTM_DELLINK, 0, l.index, nil), unix.ENODEV)
 }
 

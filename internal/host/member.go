@@ -21,8 +21,11 @@ func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error
 	master := bridge.index
 	switch {
 	case verb == hoststate.Delete:
+		if exists && l.master == 0 {
+			return a.shapers.removePlace(l.index) // it has left by itself
+		}
 		if !exists || !bridgeExists || l.master != bridge.index {
-			return nil // it has left by itself
+			return nil
 		}
 		master = 0
 	case !exists:

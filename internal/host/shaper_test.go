@@ -220,3 +220,41 @@ func TestKernelsThatRedirect(t *testing.T) {
 		}
 	}
 }
+
+// What ports were given for their limits goes when they are ports no longer,
+// however that comes about.
+func TestPlaceForLimitsGoesWithThePort(t *testing.T) {
+	for _, end := range []struct {
+		name        string
+		bridgeStays bool
+		by          string // what somebody else does first
+	}{
+		{"unplugged", true, ""},
+		{"with its bridge", false, ""},
+		{"unplugged by others before", true, "link set tap8 nomaster"},
+	} {
+		t.Run(end.name, func(t *testing.T) {
+			h := openHost(t, Options{})
+			b := testBridge(1)
+			foreignLink(t, "tap8", "type veth peer name tap8p")
+			member := hoststate.Member{Link: "tap8", Bridge: b.Name}
+			with := state(b, member)
+			reach(t, h, nil, with)
+			if text := tc(t, "qdisc show dev tap8"); !strings.Contains(text, "clsact") {
+				t.Fatalf("the port has no place for limits:\n%s", text)
+			}
+			left := state()
+			if end.bridgeStays {
+				left = state(b)
+			}
+			ops := Diff(left, h.Observe(with.Keys()))
+			if end.by != "" {
+				ip(t, end.by)
+			}
+			apply(t, h, ops...)
+			if text := tc(t, "qdisc show dev tap8"); strings.Contains(text, "clsact") {
+				t.Errorf("what it was given is still there:\n%s", text)
+			}
+		})
+	}
+}
