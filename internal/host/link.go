@@ -310,11 +310,11 @@ func (a *linkApplier) deleteBridge(name string) error {
 	return allow(a.request(unix.RTM_DELLINK, 0, l.index, nil), unix.ENODEV)
 }
 
-// applyUp sets a link up or down, and gives it a place for filters as long as it
-// is up.
+// applyUp sets a link up or down, and gives one of ours a place for filters as
+// long as it is up. Links of others have theirs while they are ports.
 func (a *linkApplier) applyUp(verb hoststate.Verb, name string) error {
 	up := verb != hoststate.Delete
-	if l, ok := a.mirror.link(name); ok && up {
+	if l, ok := a.mirror.link(name); ok && up && l.ours() {
 		_ = a.shapers.prepare(l.index) // a limit says so if that cannot be
 	}
 	err := a.setUp(name, up)

@@ -43,9 +43,6 @@ func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error
 	if l.master == master {
 		return nil
 	}
-	if verb != hoststate.Delete {
-		_ = a.shapers.prepare(l.index) // as in applyUp
-	}
 	enslave := func(e *netlink.AttributeEncoder) { e.Uint32(unix.IFLA_MASTER, uint32(master)) }
 	if verb == hoststate.Delete && !bridge.ours() {
 		// The host's bridge stays up, and so a link that leaves it is taken
@@ -62,7 +59,8 @@ func (a *linkApplier) applyMember(verb hoststate.Verb, m hoststate.Member) error
 	case verb == hoststate.Delete:
 		err = errors.Join(err, a.shapers.removePlace(l.index))
 	case err == nil:
-		_ = a.introduce(l, bridge) // it saves the guest some time and no more
+		_ = a.shapers.prepare(l.index) // a limit says so if that cannot be
+		_ = a.introduce(l, bridge)     // it saves the guest some time and no more
 	}
 	return err
 }

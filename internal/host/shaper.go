@@ -282,8 +282,12 @@ func (a *shaperApplier) makeIFB(s hoststate.Shaper) (link, error) {
 	name := ifbName(s.Link, s.Incoming)
 	l, exists := a.mirror.link(name)
 	if !exists {
+		shaped, _ := a.mirror.link(s.Link)
 		body, err := linkBody(0, 0, 0, func(e *netlink.AttributeEncoder) {
 			e.String(unix.IFLA_IFNAME, name)
+			if shaped.mac != (hoststate.MAC{}) {
+				e.Bytes(unix.IFLA_ADDRESS, shaped.mac[:]) // or it would have another each time
+			}
 			e.Uint32(unix.IFLA_GROUP, ownGroup)
 			e.Nested(unix.IFLA_LINKINFO, func(e *netlink.AttributeEncoder) error {
 				e.String(unix.IFLA_INFO_KIND, kindIFB)
@@ -307,7 +311,9 @@ func (a *shaperApplier) makeIFB(s hoststate.Shaper) (link, error) {
 	if l.up && l.alias == alias {
 		return l, nil
 	}
-	body, err := linkBody(l.index, unix.IFF_UP, unix.IFF_UP, func(e *netlink.AttributeEncoder) {
+	// The kernel sets a link up before it reads the rest of a request, and would
+	// make it an address; so that comes by a request of its own.
+	body, err := linkBody(l.index, 0, 0, func(e *netlink.AttributeEncoder) {
 		e.String(unix.IFLA_IFALIAS, alias)
 		e.Nested(unix.IFLA_AF_SPEC, func(e *netlink.AttributeEncoder) error {
 			e.Nested(unix.AF_INET6, func(e *netlink.AttributeEncoder) error {
@@ -320,8 +326,14 @@ func (a *shaperApplier) makeIFB(s hoststate.Shaper) (link, error) {
 	if err != nil {
 		return l, err
 	}
-	if err := a.rtnl.do(unix.RTM_SETLINK, 0, body); err != nil {
+	up, err := linkBody(l.index, unix.IFF_UP, unix.IFF_UP, nil)
+	if err != nil {
 		return l, err
+	}
+	for _, body := range [][]byte{body, up} {
+		if err := a.rtnl.do(unix.RTM_SETLINK, 0, body); err != nil {
+			return l, err
+		}
 	}
 	return l, nil
 }

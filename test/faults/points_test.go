@@ -61,10 +61,12 @@ var never = map[string]string{
 
 // absent are the kinds of objects that no network or step of the script has. They are applied by the same code as all others, one by one.
 var absent = map[string]string{
-	"claim":   "it takes a bridge of another program's; the tests of importing have it",
-	"macvtap": "it takes a device of the host's that leads out",
-	"mtu":     "it is left as it is, so that no host is as before",
-	"uplink":  "it moves what the host is reached by, and has points of its own in the tests of uplinks",
+	"claim":         "it takes a bridge of another program's; the tests of importing have it",
+	"macvtap":       "it takes a device of the host's that leads out",
+	"mtu":           "it is left as it is, so that no host is as before",
+	"uplink":        "it moves what the host is reached by, and has points of its own in the tests of uplinks",
+	"firewall zone": "there is no firewalld here; its tests have it",
+	"zone":          "there is no firewalld here; its tests have it",
 	// Here the host answers for a subnet of IPv4 as a whole, by a setting of its link.
 	"proxy":      "it is of single addresses, such as those of IPv6",
 	"port flags": "they are of ports that are kept apart, or in a bridge that is told where its guests are",
