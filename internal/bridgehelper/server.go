@@ -15,7 +15,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -42,33 +41,7 @@ type Server struct {
 
 // Serve answers on l, which it closes, until ctx is done.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	var serving sync.WaitGroup
-	defer serving.Wait()
-	slots := make(chan struct{}, maxConns)
-	for {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-		c, err := l.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("accept: %w", err)
-		}
-		serving.Go(func() {
-			defer func() { <-slots }()
-			defer c.Close()
-			s.answer(ctx, c)
-		})
-	}
+	return peer.Serve(ctx, l, maxConns, func(c net.Conn) { s.answer(ctx, c) })
 }
 
 // answer serves one connection.

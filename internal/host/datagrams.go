@@ -5,27 +5,8 @@ import (
 	"net"
 	"time"
 
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
-
-// DHCP4Client passes what DHCPv4 servers send to clients, as DHCP4Server passes
-// the other direction.
-var DHCP4Client = Filter{unix.ETH_P_IP, []bpf.Instruction{
-	bpf.LoadExtension{Num: bpf.ExtType},
-	bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 10},
-	bpf.LoadAbsolute{Off: offEtherType, Size: 2},
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IP, SkipTrue: 8},
-	bpf.LoadAbsolute{Off: offIPv4Proto, Size: 1},
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: 6},
-	bpf.LoadAbsolute{Off: offFragment, Size: 2},
-	bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x3fff, SkipTrue: 4}, // more fragments, or not the first
-	bpf.LoadMemShift{Off: offIPv4},
-	bpf.LoadIndirect{Off: offIPv4 + 2, Size: 2}, // the destination port
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 68, SkipTrue: 1},
-	bpf.RetConstant{Val: maxFrame},
-	bpf.RetConstant{Val: 0},
-}}
 
 // datagrams is a FrameConn as a net.PacketConn of the IPv4 datagrams in its
 // frames. What is written goes to everybody on the link.

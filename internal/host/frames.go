@@ -28,23 +28,28 @@ const (
 	offARPOp     = 14 + 6
 )
 
-// DHCP4Server passes what DHCPv4 clients send to servers: IPv4 datagrams, whole
-// ones, to UDP port 67.
-var DHCP4Server = Filter{unix.ETH_P_IP, []bpf.Instruction{
-	bpf.LoadExtension{Num: bpf.ExtType},
-	bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 10},
-	bpf.LoadAbsolute{Off: offEtherType, Size: 2},
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IP, SkipTrue: 8},
-	bpf.LoadAbsolute{Off: offIPv4Proto, Size: 1},
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: 6},
-	bpf.LoadAbsolute{Off: offFragment, Size: 2},
-	bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x3fff, SkipTrue: 4}, // more fragments, or not the first
-	bpf.LoadMemShift{Off: offIPv4},
-	bpf.LoadIndirect{Off: offIPv4 + 2, Size: 2}, // the destination port
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 67, SkipTrue: 1},
-	bpf.RetConstant{Val: maxFrame},
-	bpf.RetConstant{Val: 0},
-}}
+// DHCP4Server passes what DHCPv4 clients send to servers, DHCP4Client what
+// servers send to clients.
+var DHCP4Server, DHCP4Client = datagramsTo(67), datagramsTo(68)
+
+// datagramsTo passes IPv4 datagrams, whole ones, to a port of UDP.
+func datagramsTo(port uint32) Filter {
+	return Filter{unix.ETH_P_IP, []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 10},
+		bpf.LoadAbsolute{Off: offEtherType, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IP, SkipTrue: 8},
+		bpf.LoadAbsolute{Off: offIPv4Proto, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: offFragment, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x3fff, SkipTrue: 4}, // more fragments, or not the first
+		bpf.LoadMemShift{Off: offIPv4},
+		bpf.LoadIndirect{Off: offIPv4 + 2, Size: 2}, // the destination port
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: port, SkipTrue: 1},
+		bpf.RetConstant{Val: maxFrame},
+		bpf.RetConstant{Val: 0},
+	}}
+}
 
 // ARPReplies passes the answers to ARP requests.
 var ARPReplies = Filter{unix.ETH_P_ARP, []bpf.Instruction{

@@ -1,5 +1,6 @@
 // Package peer tells who is at the other end of a Unix socket, as the kernel
-// says, for doors that let some users do more than others.
+// says, for doors that let some users do more than others, and serves such
+// sockets.
 package peer
 
 import (

@@ -14,10 +14,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
+	"viaduct/internal/peer"
 	"viaduct/internal/xenvif/direct"
 )
 
@@ -214,34 +214,7 @@ type Server struct {
 // Serve answers on l, which it closes, until ctx is done. What is being worked
 // on then is finished.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	defer l.Close()
-	var serving sync.WaitGroup
-	defer serving.Wait()
-	slots := make(chan struct{}, maxConns)
-	for {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-		c, err := l.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("accept: %w", err)
-		}
-		serving.Go(func() {
-			defer func() { <-slots }()
-			defer c.Close()
-			s.answer(c)
-		})
-	}
+	return peer.Serve(ctx, l, maxConns, s.answer)
 }
 
 // errGone is what becomes of a script that has given up, or was killed: libxl
