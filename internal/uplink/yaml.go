@@ -120,7 +120,7 @@ func yamlOf(n ast.Node) (yamlValue, error) {
 		return yamlValue{kind: yamlScalar, text: n.Value.Value, quoted: true}, nil
 	case *ast.StringNode:
 		return yamlValue{kind: yamlScalar, text: n.Value, quoted: n.Token.Type != token.StringType || !yamlBare().MatchString(n.Value)}, nil
-	case ast.ScalarNode:
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
 		return yamlValue{kind: yamlScalar, text: n.GetToken().Value}, nil
 	}
 	return yamlValue{kind: yamlOther, text: n.String()}, nil
@@ -129,7 +129,9 @@ func yamlOf(n ast.Node) (yamlValue, error) {
 func yamlEntryOf(n *ast.MappingValueNode) (yamlEntry, error) {
 	key, err := yamlOf(n.Key)
 	at := n.Key.GetToken().Position
-	if err == nil && key.kind != yamlScalar {
+	// What another reader may take for a number or for nothing is no name of
+	// anything in netplan.
+	if _, word := n.Key.(*ast.StringNode); err == nil && !word {
 		err = fmt.Errorf("parse YAML: line %d: a key that is no word", at.Line)
 	}
 	if err != nil {
