@@ -73,8 +73,8 @@ func planNetplan(root fs.FS, card Card, bridge string) ([]Edit, error) {
 	return edits, nil
 }
 
-// netplanMove is the file with the bridge in it. What was written is parsed
-// again, and has to say what was meant.
+// netplanMove is the file with the bridge in it. What was written is read again
+// by two readers of YAML, and has to say to each what was meant.
 func netplanMove(content, id string, card Card, bridge string) (changed string, found bool, err error) {
 	doc, err := parseYAML(content)
 	if err != nil {
@@ -85,7 +85,7 @@ func netplanMove(content, id string, card Card, bridge string) (changed string, 
 		return "", false, err
 	}
 	said := []yamlEntry{
-		{key: "interfaces", value: yamlValue{kind: yamlList, items: []yamlValue{{kind: yamlScalar, text: id}}}},
+		{key: "interfaces", value: yamlValue{kind: yamlList, items: []yamlValue{{kind: yamlScalar, text: id, quoted: m.card.quoted}}}},
 		{key: "macaddress", value: yamlValue{kind: yamlScalar, text: card.MAC}},
 		{key: "parameters", value: yamlValue{kind: yamlMapping, entries: []yamlEntry{
 			{key: "stp", value: yamlValue{kind: yamlScalar, text: "false"}},
@@ -93,11 +93,7 @@ func netplanMove(content, id string, card Card, bridge string) (changed string, 
 		}}},
 	}
 	changed = m.moved(said)
-	again, err := parseYAML(changed)
-	if err == nil && !reflect.DeepEqual(again.meaning(), m.wanted(doc, said)) {
-		err = errors.New("what would be written is not what is meant")
-	}
-	if err != nil {
+	if err := errors.Join(m.check(parsedYAML, content, changed, said), m.check(decodeYAML, content, changed, said)); err != nil {
 		return "", false, fmt.Errorf("%s is written in a way that is not understood: %w", id, err)
 	}
 	return changed, true, nil
@@ -125,13 +121,14 @@ func (m *netplanFile) find(doc yamlValue, id string) (found bool, err error) {
 		return false, nil
 	}
 	for _, kind := range netplanKinds {
-		m.kind = m.network.value.child(kind)
-		if m.kind != nil {
-			m.card = m.kind.value.child(id)
+		k := m.network.value.child(kind)
+		if k == nil || k.value.child(id) == nil {
+			continue
 		}
 		if m.card != nil {
-			break
+			return false, fmt.Errorf("%s is in %s and in %s", id, m.kind.key, kind)
 		}
+		m.kind, m.card = k, k.value.child(id)
 	}
 	if m.card == nil {
 		return false, nil
@@ -144,8 +141,8 @@ func (m *netplanFile) find(doc yamlValue, id string) (found bool, err error) {
 	switch {
 	case doc.flow, m.network.value.flow, m.kind.value.flow, m.bridges != nil && m.bridges.value.flow:
 		return false, fmt.Errorf("what %s stands in, or bridges, is written in braces, which is not understood: write it in lines", id)
-	case def.kind != yamlMapping && def.kind != yamlNull, !def.plain():
-		return false, fmt.Errorf("%s is written with anchors or tags, which is not understood", id)
+	case def.kind != yamlMapping && def.kind != yamlNull:
+		return false, fmt.Errorf("%s is no mapping", id)
 	case m.bridges != nil && m.bridges.value.kind != yamlMapping && m.bridges.value.kind != yamlNull:
 		return false, errors.New("bridges is no mapping")
 	case m.inFlow() && m.card.end > m.card.line+1 && strings.Contains(strings.Join(m.lines[m.card.line:m.card.end], ""), "#"):
@@ -162,33 +159,49 @@ func (m *netplanFile) find(doc yamlValue, id string) (found bool, err error) {
 // inFlow reports whether what is said of the card is not written in lines.
 func (m *netplanFile) inFlow() bool { return m.card.value.flow || m.card.value.kind == yamlNull }
 
-// wanted is what the changed file has to say: all that it said, but for the
-// card what is the card's, and for the bridge the rest.
-func (m *netplanFile) wanted(doc yamlValue, said []yamlEntry) any {
-	all := doc.meaning().(map[string]any)
-	network := all["network"].(map[string]any)
-	card, bridge := map[string]any{}, map[string]any{}
-	for _, e := range m.card.value.entries {
-		if slices.Contains(netplanCardKeys, e.key) {
-			card[e.key] = e.value.meaning()
-		} else {
-			bridge[e.key] = e.value.meaning()
-		}
-	}
+// check reads both files and fails unless the changed one says all that the other
+// did, but for the card what is the card's, and for the bridge the rest.
+func (m *netplanFile) check(read func(string) (map[string]any, error), content, changed string, said []yamlEntry) error {
+	added := "card:\n"
 	for _, e := range netplanSilent {
-		card[e.key] = e.value.meaning()
+		added += entryLine(e, 1) + "\n"
 	}
+	added += "bridge:\n"
 	for _, e := range said {
-		bridge[e.key] = e.value.meaning()
+		added += entryLine(e, 1) + "\n"
 	}
-	network[m.kind.key].(map[string]any)[m.card.key] = card
-	bridges, _ := network["bridges"].(map[string]any)
-	if bridges == nil {
-		bridges = map[string]any{}
+	old, err := read(content)
+	now, errNow := read(changed)
+	add, errAdd := read(added)
+	if err = errors.Join(err, errNow, errAdd); err != nil {
+		return err
 	}
-	bridges[m.bridge] = bridge
-	network["bridges"] = bridges
-	return all
+	below := func(tree map[string]any, key string) map[string]any {
+		found, _ := tree[key].(map[string]any)
+		return found
+	}
+	network := below(old, "network")
+	if below(network, m.kind.key) == nil {
+		return errors.New("not all readers find it")
+	}
+	card, bridge := below(add, "card"), below(add, "bridge")
+	for key, value := range below(below(network, m.kind.key), m.card.key) {
+		owner := bridge
+		if slices.Contains(netplanCardKeys, key) {
+			owner = card
+		}
+		owner[key] = value
+	}
+	if bridges := below(network, "bridges"); bridges != nil {
+		bridges[m.bridge] = bridge
+	} else {
+		network["bridges"] = map[string]any{m.bridge: bridge}
+	}
+	below(network, m.kind.key)[m.card.key] = card
+	if !reflect.DeepEqual(old, now) {
+		return errors.New("what would be written is not what is meant")
+	}
+	return nil
 }
 
 // moved is the file with the card's lines divided between card and bridge.

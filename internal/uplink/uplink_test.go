@@ -82,53 +82,60 @@ func FuzzNetplan(f *testing.F) {
 			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, content string) {
-		edits, err := planNetplan(fstest.MapFS{"etc/netplan/a.yaml": &fstest.MapFile{Data: []byte(content)}}, eth0, "xenbr0")
-		if err != nil || len(content) > 1<<12 {
-			return
+	f.Fuzz(checkNetplan)
+}
+
+func checkNetplan(t *testing.T, content string) {
+	t.Helper()
+	if len(content) > 1<<12 {
+		return
+	}
+	edits, err := planNetplan(fstest.MapFS{"etc/netplan/a.yaml": &fstest.MapFile{Data: []byte(content)}}, eth0, "xenbr0")
+	if err != nil {
+		return
+	}
+	var old, now map[string]any
+	if err := yaml.Unmarshal([]byte(content), &old); err != nil {
+		t.Fatalf("%v in\n%s", err, content)
+	}
+	if err := yaml.Unmarshal([]byte(*edits[0].New), &now); err != nil {
+		t.Fatalf("%v in\n%s", err, *edits[0].New)
+	}
+	below := func(tree map[string]any, key string) map[string]any {
+		m, _ := tree[key].(map[string]any)
+		return m
+	}
+	for _, kind := range netplanKinds {
+		card, had := below(below(old, "network"), kind)["eth0"]
+		if !had {
+			continue
 		}
-		var old, now map[string]any
-		if err := yaml.Unmarshal([]byte(content), &old); err != nil {
-			return // such as a number that is none
-		}
-		if err := yaml.Unmarshal([]byte(*edits[0].New), &now); err != nil {
-			t.Fatalf("%v in\n%s", err, *edits[0].New)
-		}
-		below := func(tree map[string]any, key string) map[string]any {
-			m, _ := tree[key].(map[string]any)
-			return m
-		}
-		for _, kind := range netplanKinds {
-			card, had := below(below(old, "network"), kind)["eth0"]
-			if !had {
-				continue
+		bridge := below(below(below(now, "network"), "bridges"), "xenbr0")
+		port := below(below(below(now, "network"), kind), "eth0")
+		def, _ := card.(map[string]any)
+		for key, value := range def {
+			owner := bridge
+			if slices.Contains(netplanCardKeys, key) {
+				owner = port
 			}
-			bridge := below(below(below(now, "network"), "bridges"), "xenbr0")
-			port := below(below(below(now, "network"), kind), "eth0")
-			def, _ := card.(map[string]any)
-			for key, value := range def {
-				owner := bridge
-				if slices.Contains(netplanCardKeys, key) {
-					owner = port
-				}
-				if diff := cmp.Diff(value, owner[key], cmpopts.EquateNaNs()); diff != "" {
-					t.Errorf("%s: %s", key, diff)
-				}
+			if diff := cmp.Diff(value, owner[key], cmpopts.EquateNaNs()); diff != "" {
+				t.Errorf("%s: %s", key, diff)
 			}
-			delete(below(below(old, "network"), kind), "eth0")
-			delete(below(below(now, "network"), kind), "eth0")
-			delete(below(below(now, "network"), "bridges"), "xenbr0")
-			for _, tree := range []map[string]any{old, now} {
-				if len(below(below(tree, "network"), "bridges")) == 0 {
-					delete(below(tree, "network"), "bridges")
-				}
-			}
-			if diff := cmp.Diff(old, now, cmpopts.EquateNaNs()); diff != "" {
-				t.Errorf("the rest: %s", diff)
-			}
-			return
 		}
-	})
+		delete(below(below(old, "network"), kind), "eth0")
+		delete(below(below(now, "network"), kind), "eth0")
+		delete(below(below(now, "network"), "bridges"), "xenbr0")
+		for _, tree := range []map[string]any{old, now} {
+			if len(below(below(tree, "network"), "bridges")) == 0 {
+				delete(below(tree, "network"), "bridges")
+			}
+		}
+		if diff := cmp.Diff(old, now, cmpopts.EquateNaNs()); diff != "" {
+			t.Errorf("the rest: %s", diff)
+		}
+		return
+	}
+	t.Errorf("a card that is not there was found in\n%s", content)
 }
 
 // What nobody could have meant is an error at most, and what is planned for one

@@ -7,7 +7,10 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"unicode"
+	"unicode/utf8"
 
+	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
@@ -31,8 +34,6 @@ const (
 	yamlScalar
 	yamlMapping
 	yamlList
-	// yamlOther has an anchor, a tag or the like, here or below.
-	yamlOther
 )
 
 // yamlEntry is a key of a mapping with its value. Lines count from 0; in flow
@@ -47,8 +48,8 @@ type yamlEntry struct {
 }
 
 // maxYAML is the longest file that is parsed, in bytes: the depth of what is in
-// it has no other bound.
-const maxYAML = 64 << 10
+// it has no other bound, and the library's time grows with the square of it.
+const maxYAML = 16 << 10
 
 // parseYAML reads a file of one document.
 func parseYAML(content string) (doc yamlValue, err error) {
@@ -62,8 +63,8 @@ func parseYAML(content string) (doc yamlValue, err error) {
 	if len(content) > maxYAML {
 		return doc, fmt.Errorf("parse YAML: longer than %d bytes", maxYAML)
 	}
-	if strings.Contains(strings.ReplaceAll(content, "\r\n", ""), "\r") {
-		return doc, errors.New("parse YAML: lines end in carriage returns")
+	if at := strings.IndexFunc(strings.ReplaceAll(content, "\r\n", "\n"), isYAMLOdd); at >= 0 {
+		return doc, fmt.Errorf("parse YAML: line %d: a character that is not printed, or lines that end in carriage returns alone", 1+strings.Count(content[:at], "\n"))
 	}
 	file, err := parser.ParseBytes([]byte(content), 0)
 	if err != nil {
@@ -123,7 +124,24 @@ func yamlOf(n ast.Node) (yamlValue, error) {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
 		return yamlValue{kind: yamlScalar, text: n.GetToken().Value}, nil
 	}
-	return yamlValue{kind: yamlOther, text: n.String()}, nil
+	return yamlValue{}, fmt.Errorf("parse YAML: line %d: an anchor, an alias or a tag, which is not understood", n.GetToken().Position.Line)
+}
+
+// isYAMLOdd reports whether readers may differ about a character, such as about
+// where it ends a line.
+func isYAMLOdd(r rune) bool {
+	return r == utf8.RuneError || r != '\n' && r != '\t' && !unicode.IsPrint(r)
+}
+
+// decodeYAML reads a file as programs do: values have types, and how they are
+// written is lost.
+func decodeYAML(content string) (tree map[string]any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("decode YAML: %v", r)
+		}
+	}()
+	return tree, yaml.Unmarshal([]byte(content), &tree)
 }
 
 func yamlEntryOf(n *ast.MappingValueNode) (yamlEntry, error) {
@@ -181,21 +199,6 @@ func (v yamlValue) child(key string) *yamlEntry {
 	return nil
 }
 
-// plain reports whether there is nothing in it but mappings, lists and scalars.
-func (v yamlValue) plain() bool {
-	for _, e := range v.entries {
-		if !e.value.plain() {
-			return false
-		}
-	}
-	for _, item := range v.items {
-		if !item.plain() {
-			return false
-		}
-	}
-	return v.kind != yamlOther
-}
-
 // meaning is what is said, however it is written: maps, slices, strings and nil.
 func (v yamlValue) meaning() any {
 	switch v.kind {
@@ -215,6 +218,13 @@ func (v yamlValue) meaning() any {
 		return list
 	}
 	return v.text
+}
+
+// parsedYAML is the meaning of a file.
+func parsedYAML(content string) (map[string]any, error) {
+	doc, err := parseYAML(content)
+	tree, _ := doc.meaning().(map[string]any)
+	return tree, err
 }
 
 var yamlBare = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$`) })
