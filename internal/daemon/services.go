@@ -22,7 +22,7 @@ import (
 	"viaduct/internal/guestsvc/ra"
 	"viaduct/internal/guestsvc/resolved"
 	"viaduct/internal/guestsvc/tftp"
-	"viaduct/internal/host"
+	"viaduct/internal/host/sockets"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
@@ -34,13 +34,13 @@ import (
 // with them ends what the services share.
 func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter, func()) {
 	resolver := dns.NewResolver(c.ResolvConf, c.Log)
-	names := resolved.NewClient(resolved.Deps{Connect: func() (*dbus.Conn, error) { return dbus.ConnectSystemBus() }, Index: host.LinkIndex, Log: c.Log})
+	names := resolved.NewClient(resolved.Deps{Connect: func() (*dbus.Conn, error) { return dbus.ConnectSystemBus() }, Index: sockets.LinkIndex, Log: c.Log})
 	return map[string]guestsvc.Starter{
 		plan.ServiceDHCP4: starter(func(c4 dhcp4.Config) (guestsvc.Service, error) { return startDHCP4(c4, db, c.Log) }),
 		plan.ServiceDHCP6: starter(func(c6 dhcp6.Config) (guestsvc.Service, error) { return startDHCP6(c6, db, duid, c.Log) }),
 		plan.ServiceRA:    starter(func(cr ra.Config) (guestsvc.Service, error) { return startRA(cr, c.Log) }),
 		plan.ServiceDNS: starter(func(cd dns.Config) (guestsvc.Service, error) {
-			s, err := dns.Start(cd, dns.Deps{Listen: host.ListenDNS, Names: db.Table(cd.Network), Resolver: resolver, Log: c.Log})
+			s, err := dns.Start(cd, dns.Deps{Listen: sockets.ListenDNS, Names: db.Table(cd.Network), Resolver: resolver, Log: c.Log})
 			if err != nil {
 				return nil, err
 			}
@@ -54,7 +54,7 @@ func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter
 			return resolvedService{linkService[resolved.Config]{l, registeredLink, cr.Bridge, []boundConn{l}, nil}}, nil
 		}),
 		plan.ServiceTFTP: starter(func(ct tftp.Config) (guestsvc.Service, error) {
-			s, err := tftp.Start(ct, tftp.Deps{Listen: host.ListenUDP, Log: c.Log})
+			s, err := tftp.Start(ct, tftp.Deps{Listen: sockets.ListenUDP, Log: c.Log})
 			if err != nil {
 				return nil, err
 			}
@@ -82,8 +82,8 @@ func startServices(c Config, db *leases.DB, st *store.Store, duid []byte) (*gues
 	})
 	types[plan.ServiceDHCPClient] = starter(func(cc dhcpclient.Config) (guestsvc.Service, error) {
 		client, err := dhcpclient.Start(cc, dhcpclient.Deps{
-			Open:    func(link string) (net.PacketConn, error) { return host.OpenDatagrams(link, host.DHCP4Client) },
-			Listen:  func(at netip.AddrPort) (net.PacketConn, error) { return host.ListenUDP(at) },
+			Open:    func(link string) (net.PacketConn, error) { return sockets.OpenDatagrams(link, sockets.DHCP4Client) },
+			Listen:  func(at netip.AddrPort) (net.PacketConn, error) { return sockets.ListenUDP(at) },
 			Load:    func() (uplink.Lease, bool, error) { return st.UplinkLease(cc.Bridge) },
 			Save:    func(l uplink.Lease) error { return st.PutUplinkLease(cc.Bridge, l) },
 			Changed: func() { services.Changed(hoststate.ServiceKey(plan.ServiceDHCPClient, cc.Bridge)) },
@@ -125,11 +125,11 @@ func starter[C fmt.Stringer](start func(C) (guestsvc.Service, error)) guestsvc.S
 }
 
 func startDHCP4(c dhcp4.Config, db *leases.DB, log *slog.Logger) (guestsvc.Service, error) {
-	frames, err := host.OpenFrames(c.Bridge, host.DHCP4Server)
+	frames, err := sockets.OpenFrames(c.Bridge, sockets.DHCP4Server)
 	if err != nil {
 		return nil, err
 	}
-	arp, err := host.OpenFrames(c.Bridge, host.ARPReplies)
+	arp, err := sockets.OpenFrames(c.Bridge, sockets.ARPReplies)
 	if err != nil {
 		return nil, errors.Join(err, frames.Close())
 	}
@@ -142,7 +142,7 @@ func startDHCP4(c dhcp4.Config, db *leases.DB, log *slog.Logger) (guestsvc.Servi
 }
 
 func startDHCP6(c dhcp6.Config, db *leases.DB, duid []byte, log *slog.Logger) (guestsvc.Service, error) {
-	conn, err := host.ListenDHCP6(c.Bridge)
+	conn, err := sockets.ListenDHCP6(c.Bridge)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func startDHCP6(c dhcp6.Config, db *leases.DB, duid []byte, log *slog.Logger) (g
 }
 
 func startRA(c ra.Config, log *slog.Logger) (guestsvc.Service, error) {
-	conn, err := host.ListenND(c.Bridge)
+	conn, err := sockets.ListenND(c.Bridge)
 	if err != nil {
 		return nil, err
 	}
@@ -283,7 +283,7 @@ func choosesDNSPort(log *slog.Logger) func(netip.Addr) (uint16, error) {
 
 // tryDNSPort finds out whether DNS can be served at the address and port.
 func tryDNSPort(addr netip.Addr, port uint16) error {
-	u, l, err := host.ListenDNS(netip.AddrPortFrom(addr, port))
+	u, l, err := sockets.ListenDNS(netip.AddrPortFrom(addr, port))
 	if err != nil {
 		return err
 	}
@@ -293,7 +293,7 @@ func tryDNSPort(addr netip.Addr, port uint16) error {
 // holders names the programs that keep the DNS port from being served at addr.
 func holders(addr netip.Addr) string {
 	text := ""
-	for _, h := range host.PortHolders(dnsPort) {
+	for _, h := range sockets.PortHolders(dnsPort) {
 		if !h.Addr.Addr().IsUnspecified() && h.Addr.Addr() != addr {
 			continue
 		}

@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"viaduct/internal/host"
+	"viaduct/internal/host/sockets"
 	"viaduct/internal/lab"
 )
 
@@ -37,7 +37,7 @@ func TestDNSPort(t *testing.T) {
 			node := lab.New(t).Node("host")
 			err := node.Do(func() error {
 				for _, held := range c.held {
-					u, l, err := host.ListenDNS(netip.MustParseAddrPort(held))
+					u, l, err := sockets.ListenDNS(netip.MustParseAddrPort(held))
 					if err != nil {
 						return err
 					}

@@ -8,10 +8,13 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/sockets"
 	"viaduct/internal/hoststate"
+	"viaduct/internal/lab"
 )
 
 func TestCreateIsIdempotent(t *testing.T) {
@@ -87,16 +90,29 @@ func TestPortsForwardAtOnce(t *testing.T) {
 	b := testBridge(1)
 	up := hoststate.LinkUp{Link: b.Name}
 	reach(t, h, nil, state(b, up))
-	guest, port := wire(t)
+	guest, port := lab.Cable(t)
 	apply(t, h, create(hoststate.Member{Link: port, Bridge: b.Name}))
 	if out := ip(t, "-d link show "+port); !strings.Contains(out, "state forwarding") {
 		t.Errorf("the port does not forward: %s", out)
 	}
-	frames := openFrames(t, b.Name, ARPReplies)
-	if err := openFrames(t, guest, ARPReplies).WriteFrame(ether(unix.ETH_P_ARP, arp(2), 1)); err != nil {
+	open := func(link string) *sockets.FrameConn {
+		c, err := sockets.OpenFrames(link, sockets.ARPReplies)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	arrives := open(b.Name)
+	reply := make([]byte, 60) // an ARP reply to all
+	copy(reply, "\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x08\x06\x00\x01\x08\x00\x06\x04\x00\x02")
+	if err := open(guest).WriteFrame(reply); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := frames.ReadFrame(make([]byte, 1500)); err != nil {
+	if err := arrives.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := arrives.ReadFrame(make([]byte, 1500)); err != nil {
 		t.Errorf("a frame sent at once did not arrive: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 )
 
@@ -285,7 +286,7 @@ func (a *shaperApplier) makeLeaf(index int, class uint32, c htbClass) error {
 // filter gives a class the frames to a guest, or with the zero address none.
 func (a *shaperApplier) filter(index int, class uint32, have tree, mac hoststate.MAC) error {
 	o := tcObject{
-		index: index, parent: shaperHandle, handle: 0x80000000 | class&0xfff, kind: "u32", info: shaperPrio | uint32(networkOrder(unix.ETH_P_ALL)),
+		index: index, parent: shaperHandle, handle: 0x80000000 | class&0xfff, kind: "u32", info: shaperPrio | uint32(nl.NetworkOrder(unix.ETH_P_ALL)),
 	}
 	if _, exists := have.filters[class]; exists {
 		if err := a.rtnl.tc(unix.RTM_DELTFILTER, 0, o, nil); err != nil {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -79,23 +77,12 @@ func remover(o hoststate.Object) hoststate.Op {
 	return hoststate.Op{Verb: hoststate.Delete, Old: o}
 }
 
-// ip changes the network as somebody else would.
-func ip(t testing.TB, args string) string {
-	t.Helper()
-	lab.Need(t, "ip")
-	out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("ip %s: %v\n%s", args, err, out)
-	}
-	return string(out)
-}
-
-// ownLink makes a link by another's hand, which goes when the test ends.
-func foreignLink(t testing.TB, name, rest string) {
-	t.Helper()
-	ip(t, "link add "+name+" "+rest)
-	t.Cleanup(func() { exec.Command("ip", "link", "del", name).Run() })
-}
+// ip changes the network as somebody else would, and foreignLink makes a link by
+// another's hand, which goes when the test ends.
+var (
+	ip          = lab.IP
+	foreignLink = lab.ForeignLink
+)
 
 // testBridge is a bridge of the network with the number n.
 func testBridge(n int) hoststate.Bridge {

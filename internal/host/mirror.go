@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"viaduct/internal/host/changes"
+	"viaduct/internal/host/nl"
 	"viaduct/internal/hoststate"
 )
 
@@ -73,7 +74,7 @@ func newMirror(r *rtnl, ch *changes.Box) (*mirror, error) {
 }
 
 func (m *mirror) start(fd int) (err error) {
-	if err := setReceiveQueue(fd, mirrorQueue); err != nil {
+	if err := nl.SetReceiveQueue(fd, mirrorQueue); err != nil {
 		return err
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {

@@ -6,12 +6,13 @@ import (
 	"testing"
 
 	"viaduct/internal/hoststate"
+	"viaduct/internal/lab"
 )
 
 // TestProxies makes links answer for addresses, and finds those again.
 func TestProxies(t *testing.T) {
 	h := openHost(t, Options{})
-	link, _ := wire(t)
+	link, _ := lab.Cable(t)
 	want := state(
 		hoststate.Proxy{Link: link, Addr: netip.MustParseAddr("192.0.2.9")},
 		hoststate.Proxy{Link: link, Addr: netip.MustParseAddr("2001:db8::9")})

@@ -12,6 +12,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"viaduct/internal/host/nl"
 )
 
 // What comes in by a bridge has been through the bridge's own hooks, which may
@@ -144,7 +146,7 @@ func (a *shaperApplier) makeRedirect(l link, incoming bool, to int) error {
 			return fmt.Errorf("make a place for filters on %s: %w", l.name, err)
 		}
 	}
-	o := tcObject{index: l.index, parent: sideOf(incoming), info: shaperPrio | uint32(networkOrder(unix.ETH_P_ALL)), kind: "u32"}
+	o := tcObject{index: l.index, parent: sideOf(incoming), info: shaperPrio | uint32(nl.NetworkOrder(unix.ETH_P_ALL)), kind: "u32"}
 	if exists { // it leads to a device that is gone
 		o.kind = ""
 		if err := a.rtnl.tc(unix.RTM_DELTFILTER, 0, o, nil); err != nil {
@@ -163,7 +165,7 @@ func (a *shaperApplier) removeRedirect(l link, incoming bool) error {
 	if exists, _ := a.redirect(l.index, incoming, 0); !exists {
 		return nil
 	}
-	o := tcObject{index: l.index, parent: sideOf(incoming), info: shaperPrio | uint32(networkOrder(unix.ETH_P_ALL))}
+	o := tcObject{index: l.index, parent: sideOf(incoming), info: shaperPrio | uint32(nl.NetworkOrder(unix.ETH_P_ALL))}
 	err := allow(a.rtnl.tc(unix.RTM_DELTFILTER, 0, o, nil), unix.ENOENT, unix.ENODEV, unix.EINVAL)
 	if err != nil || l.prepared() {
 		return err

@@ -76,7 +76,7 @@ func (m *mirror) noteStation(e fdbEntry) {
 // what bridges have forgotten.
 func onlyForgotten(fd int) error {
 	const headerLen = unix.SizeofNlMsghdr
-	is := func(typ uint16) uint32 { return uint32(networkOrder(typ)) }
+	is := func(typ uint16) uint32 { return uint32(nl.NetworkOrder(typ)) }
 	return nl.AttachFilter(fd, []bpf.Instruction{
 		bpf.LoadAbsolute{Off: 4, Size: 2}, // the type of the message
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: is(unix.RTM_NEWNEIGH), SkipTrue: 4},

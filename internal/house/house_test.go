@@ -34,7 +34,7 @@ var floors = [][]string{
 	{"viaduct/internal/guestsvc/pool"},
 	{"viaduct/internal/guestsvc/leases", "viaduct/internal/guestsvc/outbox", "viaduct/internal/guestsvc/throttle"},
 	{"viaduct/internal/host"},
-	{"viaduct/internal/host/nft"},
+	{"viaduct/internal/host/nft", "viaduct/internal/host/sockets"},
 	{"viaduct/internal/host/changes", "viaduct/internal/host/nl"},
 	{"viaduct/internal/store"},
 	{"viaduct/internal/guestconf", "viaduct/internal/hook", "viaduct/internal/libvirtfiles", "viaduct/internal/uplink"},

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
+	"time"
 )
 
 // alone marks the process that RunAlone has put into a network of its own.
@@ -36,4 +38,48 @@ func RunAlone(tests func()) {
 	default:
 		fmt.Fprintln(os.Stderr, "skipped: cannot make a network namespace:", err)
 	}
+}
+
+// IP runs ip(8) in the network that the tests have for themselves, and returns
+// what it printed.
+func IP(t T, args string) string {
+	t.Helper()
+	Need(t, "ip")
+	out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("ip %s: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// ForeignLink makes a link by another's hand than ours. It goes when the test ends.
+func ForeignLink(t T, name, rest string) {
+	t.Helper()
+	IP(t, "link add "+name+" "+rest)
+	t.Cleanup(func() { exec.Command("ip", "link", "del", name).Run() })
+}
+
+// Cable makes two links that are the ends of one cable.
+func Cable(t T) (guest, server string) {
+	t.Helper()
+	const a, b = "wguest", "wserver"
+	ForeignLink(t, a, "type veth peer name "+b)
+	for _, end := range []string{a, b} {
+		IP(t, "link set "+end+" up")
+	}
+	AwaitCarrier(t, a)
+	AwaitCarrier(t, b)
+	return a, b
+}
+
+// AwaitCarrier waits until the kernel has noticed that a link can send, which it
+// does in the background.
+func AwaitCarrier(t T, link string) {
+	t.Helper()
+	Eventually(t, 5*time.Second, func() error {
+		if state := IP(t, "-o link show "+link); !strings.Contains(state, "state UP") {
+			return errors.New(state)
+		}
+		return nil
+	})
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"viaduct/internal/guestsvc/leases"
-	"viaduct/internal/host"
+	"viaduct/internal/host/sockets"
 	"viaduct/internal/lab"
 	"viaduct/internal/netdef"
 	"viaduct/internal/store"
@@ -25,12 +25,12 @@ func bridgedServer(t *testing.T, c Config) (*lab.Lab, *lab.Host, *leases.Table) 
 	h := l.NewHost(lab.HostOptions{})
 	h.AddBridge(c.Bridge)
 	h.AddAddr(c.Bridge, c.Address)
-	var frames, arp *host.FrameConn
+	var frames, arp *sockets.FrameConn
 	if err := h.Do(func() (err error) {
-		if frames, err = host.OpenFrames(c.Bridge, host.DHCP4Server); err != nil {
+		if frames, err = sockets.OpenFrames(c.Bridge, sockets.DHCP4Server); err != nil {
 			return err
 		}
-		arp, err = host.OpenFrames(c.Bridge, host.ARPReplies)
+		arp, err = sockets.OpenFrames(c.Bridge, sockets.ARPReplies)
 		return err
 	}); err != nil {
 		t.Fatal(err)

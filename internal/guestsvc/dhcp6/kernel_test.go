@@ -20,7 +20,7 @@ import (
 
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/guestsvc/ra"
-	"viaduct/internal/host"
+	"viaduct/internal/host/sockets"
 	"viaduct/internal/lab"
 	"viaduct/internal/store"
 )
@@ -36,13 +36,13 @@ func bridgedServer(t *testing.T, c Config) (*lab.Lab, *lab.Host, *leases.Table) 
 	h := l.NewHost(lab.HostOptions{})
 	h.AddBridge(c.Bridge)
 	h.AddAddr(c.Bridge, c.Address, netip.PrefixFrom(routerAddr, 64))
-	var conn *host.DHCP6Conn
-	var nd *host.NDConn
+	var conn *sockets.DHCP6Conn
+	var nd *sockets.NDConn
 	if err := h.Do(func() (err error) {
-		if conn, err = host.ListenDHCP6(c.Bridge); err != nil {
+		if conn, err = sockets.ListenDHCP6(c.Bridge); err != nil {
 			return err
 		}
-		nd, err = host.ListenND(c.Bridge)
+		nd, err = sockets.ListenND(c.Bridge)
 		return err
 	}); err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 
 // PacketConn receives what clients on one link send to servers, and sends to
 // clients there. All may happen at the same time, but nobody reads twice at a
-// time. *host.DHCP6Conn is one.
+// time. *sockets.DHCP6Conn is one.
 type PacketConn interface {
 	// ReadPacket waits for a message and returns its length, the address it
 	// came from, without a zone, and whether it was sent to the group of all

@@ -15,7 +15,7 @@ import (
 	"github.com/mdlayher/ndp"
 	"golang.org/x/net/ipv6"
 
-	"viaduct/internal/host"
+	"viaduct/internal/host/sockets"
 	"viaduct/internal/lab"
 )
 
@@ -25,7 +25,7 @@ const patience = 15 * time.Second
 
 // bridgedRouter is a host whose virbr0 has a server on it. No guest is plugged
 // in, so the bridge has no carrier.
-func bridgedRouter(t *testing.T, c Config) (*lab.Lab, *lab.Host, *Server, *host.NDConn) {
+func bridgedRouter(t *testing.T, c Config) (*lab.Lab, *lab.Host, *Server, *sockets.NDConn) {
 	t.Helper()
 	lab.Need(t, "ip")
 	l := lab.New(t)
@@ -36,9 +36,9 @@ func bridgedRouter(t *testing.T, c Config) (*lab.Lab, *lab.Host, *Server, *host.
 	}
 	h.SetSysctl("net.ipv6.conf."+c.Bridge+".addr_gen_mode", "1")
 	h.AddAddr(c.Bridge, netip.PrefixFrom(c.Source, 64))
-	var conn *host.NDConn
+	var conn *sockets.NDConn
 	if err := h.Do(func() (err error) {
-		conn, err = host.ListenND(c.Bridge)
+		conn, err = sockets.ListenND(c.Bridge)
 		return err
 	}); err != nil {
 		t.Fatal(err)

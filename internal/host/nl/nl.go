@@ -1,10 +1,11 @@
 // Package nl has the pieces of netlink that its libraries leave out: attributes
-// read where they are, without an allocation, and filters of sockets.
+// read where they are, without an allocation, and filters and queues of sockets.
 package nl
 
 import (
 	"encoding/binary"
 	"iter"
+	"os"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -70,6 +71,20 @@ func AttachFilter(fd int, program []bpf.Instruction) error {
 	}
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+}
+
+// SetReceiveQueue lets the kernel hold so many bytes for a socket.
+func SetReceiveQueue(fd, bytes int) error {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes) == nil {
+		return nil
+	}
+	// Without CAP_NET_ADMIN the system's limit applies.
+	return os.NewSyscallError("set receive buffer", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes))
+}
+
+// NetworkOrder is v as a number whose bytes in memory are in network order.
+func NetworkOrder(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
 
 // Align is the size that an attribute of n bytes takes up.

@@ -1,4 +1,4 @@
-package host
+package sockets
 
 import (
 	"cmp"
@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"viaduct/internal/host/nl"
 )
 
 // The ports of DHCPv6 (RFC 8415 section 7.2).
@@ -70,7 +72,7 @@ func prepareDHCP6(fd, index int) error {
 			return os.NewSyscallError(o.name, err)
 		}
 	}
-	if err := setReceiveQueue(fd, frameQueue); err != nil {
+	if err := nl.SetReceiveQueue(fd, frameQueue); err != nil {
 		return err
 	}
 	group := &unix.IPv6Mreq{Multiaddr: allDHCP6Servers.As16(), Interface: uint32(index)}

@@ -1,4 +1,4 @@
-package host
+package sockets
 
 import (
 	"encoding/binary"
@@ -79,8 +79,8 @@ func udp6(from, to netip.Addr, payload string) []byte {
 }
 
 func TestDHCP6ConnReads(t *testing.T) {
-	guest, server := wire(t)
-	ip(t, "addr add 2001:db8::1/64 dev "+server+" nodad")
+	guest, server := lab.Cable(t)
+	lab.IP(t, "addr add 2001:db8::1/64 dev "+server+" nodad")
 	c := listenDHCP6(t, server)
 	sender := openFrames(t, guest, ARPReplies)
 	link, err := net.InterfaceByName(server)
@@ -137,7 +137,7 @@ func repeat(t *testing.T, send func() error) (stop func()) {
 }
 
 func TestDHCP6ConnWrites(t *testing.T) {
-	guest, server := wire(t)
+	guest, server := lab.Cable(t)
 	c := listenDHCP6(t, server)
 	client6(t, server) // until the server has an address to send from
 	conn, own := client6(t, guest)
@@ -152,7 +152,7 @@ func TestDHCP6ConnWrites(t *testing.T) {
 }
 
 func TestDHCP6ConnIsOneLinks(t *testing.T) {
-	guest, server := wire(t)
+	guest, server := lab.Cable(t)
 	c := listenDHCP6(t, server)
 	listenDHCP6(t, guest)
 	if _, err := ListenDHCP6(server); !errors.Is(err, unix.EADDRINUSE) {
@@ -161,11 +161,11 @@ func TestDHCP6ConnIsOneLinks(t *testing.T) {
 	if _, err := ListenDHCP6("nosuch"); err == nil {
 		t.Error("listens on a link that does not exist")
 	}
-	ip(t, "link set "+server+" down")
+	lab.IP(t, "link set "+server+" down")
 	if !c.Bound() {
 		t.Error("not bound to a link that is down")
 	}
-	ip(t, "link del "+server)
+	lab.IP(t, "link del "+server)
 	if c.Bound() {
 		t.Error("bound to a link that was deleted")
 	}
@@ -189,7 +189,7 @@ func TestDHCP6ConnsOnManyLinks(t *testing.T) {
 	const links = 200
 	for i := range links {
 		name := fmt.Sprintf("many%d", i)
-		foreignLink(t, name, "type bridge")
+		lab.ForeignLink(t, name, "type bridge")
 		listenDHCP6(t, name)
 	}
 }

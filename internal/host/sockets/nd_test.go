@@ -1,4 +1,4 @@
-package host
+package sockets
 
 import (
 	"errors"
@@ -25,9 +25,9 @@ var (
 // giveLinkLocal gives a link one link-local address, at once.
 func giveLinkLocal(t *testing.T, link string, a netip.Addr) {
 	t.Helper()
-	ip(t, "link set "+link+" addrgenmode none")
-	ip(t, "-6 addr flush dev "+link)
-	ip(t, "addr add "+a.String()+"/64 dev "+link+" nodad")
+	lab.IP(t, "link set "+link+" addrgenmode none")
+	lab.IP(t, "-6 addr flush dev "+link)
+	lab.IP(t, "addr add "+a.String()+"/64 dev "+link+" nodad")
 }
 
 func listenND(t *testing.T, link string) *NDConn {
@@ -87,11 +87,11 @@ func hear(t *testing.T, c *NDConn) byte {
 }
 
 func TestNDConnHearsNeighborsSolicit(t *testing.T) {
-	guest, server := wire(t)
-	foreignLink(t, "oguest", "type veth peer name oserver")
-	ip(t, "link set oguest up")
-	ip(t, "link set oserver up")
-	awaitCarrier(t, "oguest")
+	guest, server := lab.Cable(t)
+	lab.ForeignLink(t, "oguest", "type veth peer name oserver")
+	lab.IP(t, "link set oguest up")
+	lab.IP(t, "link set oserver up")
+	lab.AwaitCarrier(t, "oguest")
 	giveLinkLocal(t, guest, guestLL)
 	giveLinkLocal(t, "oguest", netip.MustParseAddr("fe80::b"))
 	c := listenND(t, server)
@@ -111,7 +111,7 @@ func TestNDConnHearsNeighborsSolicit(t *testing.T) {
 }
 
 func TestNDConnWrites(t *testing.T) {
-	guest, server := wire(t)
+	guest, server := lab.Cable(t)
 	giveLinkLocal(t, server, guestLL)
 	c := listenND(t, server)
 	other := listenND(t, guest)
@@ -132,17 +132,17 @@ func TestNDConnWrites(t *testing.T) {
 // then for duplicates.
 func TestLinkLocalWithoutCarrier(t *testing.T) {
 	for i, b := range []string{"ndgiven", "ndkernel"} {
-		foreignLink(t, b, "type bridge")
+		lab.ForeignLink(t, b, "type bridge")
 		// A bridge with a MAC of its own notices that it has no ports.
-		ip(t, fmt.Sprintf("link set %s address 52:54:00:00:00:0%d", b, i))
-		ip(t, "link set "+b+" up")
+		lab.IP(t, fmt.Sprintf("link set %s address 52:54:00:00:00:0%d", b, i))
+		lab.IP(t, "link set "+b+" up")
 	}
 	giveLinkLocal(t, "ndgiven", routerLL)
-	if seen := ip(t, "-6 addr show dev ndgiven"); !strings.Contains(seen, routerLL.String()) || strings.Contains(seen, "tentative") {
+	if seen := lab.IP(t, "-6 addr show dev ndgiven"); !strings.Contains(seen, routerLL.String()) || strings.Contains(seen, "tentative") {
 		t.Errorf("given: %s", seen)
 	}
 	lab.Eventually(t, 5*time.Second, func() error {
-		link, addrs := ip(t, "-o link show ndkernel"), ip(t, "-6 addr show dev ndkernel")
+		link, addrs := lab.IP(t, "-o link show ndkernel"), lab.IP(t, "-6 addr show dev ndkernel")
 		if !strings.Contains(link, "NO-CARRIER") || strings.Contains(addrs, "fe80::") {
 			return fmt.Errorf("the kernel's own: %s%s", link, addrs)
 		}
@@ -153,11 +153,11 @@ func TestLinkLocalWithoutCarrier(t *testing.T) {
 		t.Errorf("without carrier: %v", err)
 	}
 	// A guest brings the carrier, and is heard.
-	foreignLink(t, "ndguest", "type veth peer name ndport")
-	ip(t, "link set ndport master ndgiven")
-	ip(t, "link set ndport up")
-	ip(t, "link set ndguest up")
-	awaitCarrier(t, "ndgiven")
+	lab.ForeignLink(t, "ndguest", "type veth peer name ndport")
+	lab.IP(t, "link set ndport master ndgiven")
+	lab.IP(t, "link set ndport up")
+	lab.IP(t, "link set ndguest up")
+	lab.AwaitCarrier(t, "ndgiven")
 	giveLinkLocal(t, "ndguest", guestLL)
 	sendICMP(t, "ndguest", routerSolicitation, ndHopLimit, 5)
 	if tag := hear(t, c); tag != 5 {
@@ -166,12 +166,12 @@ func TestLinkLocalWithoutCarrier(t *testing.T) {
 }
 
 func TestNDConnEnds(t *testing.T) {
-	_, server := wire(t)
+	_, server := lab.Cable(t)
 	c := listenND(t, server)
 	if !c.Bound() {
 		t.Error("not bound")
 	}
-	ip(t, "link set "+server+" down")
+	lab.IP(t, "link set "+server+" down")
 	if !c.Bound() {
 		t.Error("not bound to a link that is down")
 	}
@@ -180,7 +180,7 @@ func TestNDConnEnds(t *testing.T) {
 		_, _, err := c.ReadFrom(make([]byte, 100))
 		read <- err
 	}()
-	ip(t, "link del "+server)
+	lab.IP(t, "link del "+server)
 	if c.Bound() {
 		t.Error("bound to a link that was deleted")
 	}

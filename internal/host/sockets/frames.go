@@ -1,7 +1,9 @@
-package host
+// Package sockets opens what the servers for guests and the host's own DHCP
+// client speak through: frames of one link, DHCPv6 and neighbor discovery on one
+// link, DNS and TFTP at one address. Where a port is taken it finds out by whom.
+package sockets
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +12,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"viaduct/internal/host/nl"
 )
 
 // Filter says which of the frames that a link receives are wanted. The kernel
@@ -82,16 +86,12 @@ type FrameConn struct {
 // OpenFrames opens a connection to the link called ifname for the frames that
 // pass the filter. Frames of any kind can be sent.
 func OpenFrames(ifname string, filter Filter) (*FrameConn, error) {
-	program, err := bpf.Assemble(filter.program)
-	if err != nil {
-		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
-	}
 	// Protocol 0 receives nothing until the filter is there.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
 	}
-	bound, err := bindFrames(fd, ifname, filter.etherType, program)
+	bound, err := bindFrames(fd, ifname, filter)
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("open frames on %s: %w", ifname, err)
@@ -101,38 +101,24 @@ func OpenFrames(ifname string, filter Filter) (*FrameConn, error) {
 	}, nil
 }
 
-// bindFrames makes a packet socket receive what passes the program on a link,
+// bindFrames makes a packet socket receive what passes the filter on a link,
 // and returns what it is bound to.
-func bindFrames(fd int, ifname string, etherType uint16, program []bpf.RawInstruction) (*unix.SockaddrLinklayer, error) {
+func bindFrames(fd int, ifname string, filter Filter) (*unix.SockaddrLinklayer, error) {
 	index, err := linkIndex(fd, ifname)
 	if err != nil {
 		return nil, err
 	}
-	code := make([]unix.SockFilter, len(program))
-	for i, p := range program {
-		code[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
-	}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-		&unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}); err != nil {
+	if err := nl.AttachFilter(fd, filter.program); err != nil {
 		return nil, os.NewSyscallError("attach filter", err)
 	}
-	if err := setReceiveQueue(fd, frameQueue); err != nil {
+	if err := nl.SetReceiveQueue(fd, frameQueue); err != nil {
 		return nil, err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(etherType), Ifindex: index}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: nl.NetworkOrder(filter.etherType), Ifindex: index}); err != nil {
 		return nil, os.NewSyscallError("bind", err)
 	}
 	bound, err := packetName(fd)
 	return bound, os.NewSyscallError("getsockname", err)
-}
-
-// setReceiveQueue lets the kernel hold so many bytes for a socket.
-func setReceiveQueue(fd, bytes int) error {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes) == nil {
-		return nil
-	}
-	// Without CAP_NET_ADMIN the system's limit applies.
-	return os.NewSyscallError("set receive buffer", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes))
 }
 
 // linkIndex asks the kernel for the index of one link. Package net would list
@@ -169,11 +155,6 @@ func packetName(fd int) (*unix.SockaddrLinklayer, error) {
 		return ll, nil
 	}
 	return nil, unix.EAFNOSUPPORT
-}
-
-// networkOrder is v as a number whose bytes in memory are in network order.
-func networkOrder(v uint16) uint16 {
-	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
 
 // ReadFrame waits for a frame and returns its length. What does not fit into
@@ -215,9 +196,6 @@ func (c *FrameConn) WriteFrame(frame []byte) error {
 
 // HardwareAddr is the link's Ethernet address when the connection was opened.
 func (c *FrameConn) HardwareAddr() net.HardwareAddr { return c.mac }
-
-// LinkIndex is the link's index.
-func (c *FrameConn) LinkIndex() int { return c.index }
 
 // SetReadDeadline makes reads fail that wait beyond t; the zero time lets them wait.
 func (c *FrameConn) SetReadDeadline(t time.Time) error { return c.file.SetReadDeadline(t) }

@@ -1,4 +1,4 @@
-package host
+package sockets
 
 import (
 	"errors"
@@ -9,10 +9,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"viaduct/internal/lab"
 )
 
 // loopback brings up the loopback link of the test's namespace.
-func loopback(t testing.TB) { ip(t, "link set lo up") }
+func loopback(t testing.TB) { lab.IP(t, "link set lo up") }
 
 func TestListenDNSServesBothProtocols(t *testing.T) {
 	loopback(t)

@@ -1,4 +1,4 @@
-package host
+package sockets
 
 import (
 	"encoding/binary"
@@ -6,37 +6,15 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"viaduct/internal/host/nl"
 	"viaduct/internal/lab"
 )
-
-// wire makes a veth pair and returns its ends.
-func wire(t testing.TB) (guest, server string) {
-	foreignLink(t, "wguest", "type veth peer name wserver")
-	ip(t, "link set wguest up")
-	ip(t, "link set wserver up")
-	awaitCarrier(t, "wguest")
-	awaitCarrier(t, "wserver")
-	return "wguest", "wserver"
-}
-
-// awaitCarrier waits until the kernel has noticed that a link can send, which
-// it does in the background.
-func awaitCarrier(t testing.TB, link string) {
-	t.Helper()
-	lab.Eventually(t, 5*time.Second, func() error {
-		if state := ip(t, "-o link show "+link); !strings.Contains(state, "state UP") {
-			return errors.New(state)
-		}
-		return nil
-	})
-}
 
 func openFrames(t testing.TB, link string, f Filter) *FrameConn {
 	t.Helper()
@@ -90,7 +68,7 @@ func TestFilters(t *testing.T) {
 		{"ARP request", unix.ETH_P_ARP, arp(1), false, false},
 		{"ARP reply", unix.ETH_P_ARP, arp(2), false, true},
 	}
-	guest, server := wire(t)
+	guest, server := lab.Cable(t)
 	sender := openFrames(t, guest, ARPReplies)
 	conns := map[string]*FrameConn{"DHCP": openFrames(t, server, DHCP4Server), "ARP": openFrames(t, server, ARPReplies)}
 	want := map[string][]string{}
@@ -134,14 +112,14 @@ func TestFilters(t *testing.T) {
 }
 
 func TestFrameConnNamesItsLink(t *testing.T) {
-	_, server := wire(t)
+	_, server := lab.Cable(t)
 	c := openFrames(t, server, DHCP4Server)
 	link, err := net.InterfaceByName(server)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.LinkIndex() != link.Index || c.HardwareAddr().String() != link.HardwareAddr.String() {
-		t.Errorf("link %d %s, want %d %s", c.LinkIndex(), c.HardwareAddr(), link.Index, link.HardwareAddr)
+	if c.index != link.Index || c.HardwareAddr().String() != link.HardwareAddr.String() {
+		t.Errorf("link %d %s, want %d %s", c.index, c.HardwareAddr(), link.Index, link.HardwareAddr)
 	}
 	if _, err := OpenFrames("nosuch", DHCP4Server); err == nil {
 		t.Error("opened frames on a link that does not exist")
@@ -159,13 +137,13 @@ func readAsync(c *FrameConn) <-chan error {
 }
 
 func TestFramesOutliveLinkDown(t *testing.T) {
-	guest, server := wire(t)
+	guest, server := lab.Cable(t)
 	c := openFrames(t, server, DHCP4Server)
 	read := readAsync(c)
-	ip(t, "link set "+server+" down")
-	ip(t, "link set "+server+" up")
-	awaitCarrier(t, guest)
-	awaitCarrier(t, server)
+	lab.IP(t, "link set "+server+" down")
+	lab.IP(t, "link set "+server+" up")
+	lab.AwaitCarrier(t, guest)
+	lab.AwaitCarrier(t, server)
 	sender := openFrames(t, guest, ARPReplies)
 	if err := sender.WriteFrame(ether(unix.ETH_P_IP, ipv4(20, unix.IPPROTO_UDP, 0, 67), 1)); err != nil {
 		t.Fatal(err)
@@ -177,16 +155,16 @@ func TestFramesOutliveLinkDown(t *testing.T) {
 		t.Error("not bound to a link that was down for a while")
 	}
 	for _, first := range []string{"down", "up"} {
-		ip(t, "link set "+server+" "+first)
+		lab.IP(t, "link set "+server+" "+first)
 	}
-	ip(t, "link del "+server)
+	lab.IP(t, "link del "+server)
 	if c.Bound() {
 		t.Error("bound to a link that was deleted")
 	}
 }
 
 func TestFrameDeadlineAndClose(t *testing.T) {
-	_, server := wire(t)
+	_, server := lab.Cable(t)
 	c := openFrames(t, server, DHCP4Server)
 	c.SetReadDeadline(time.Now().Add(time.Millisecond))
 	if err := <-readAsync(c); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -208,7 +186,7 @@ func TestFrameDeadlineAndClose(t *testing.T) {
 // TestFrameCloseDoesNotWait compares with what the kernel makes a program wait
 // that closes its packet sockets itself.
 func TestFrameCloseDoesNotWait(t *testing.T) {
-	_, server := wire(t)
+	_, server := lab.Cable(t)
 	const n = 8
 	var waited, plain time.Duration
 	for range n {
@@ -221,7 +199,7 @@ func TestFrameCloseDoesNotWait(t *testing.T) {
 		<-read
 		waited += time.Since(start)
 
-		raw, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(networkOrder(unix.ETH_P_ARP)))
+		raw, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(nl.NetworkOrder(unix.ETH_P_ARP)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +214,7 @@ func TestFrameCloseDoesNotWait(t *testing.T) {
 }
 
 func TestFrameConnsConcurrently(t *testing.T) {
-	_, server := wire(t)
+	_, server := lab.Cable(t)
 	var wg sync.WaitGroup
 	for range 32 {
 		c, err := OpenFrames(server, DHCP4Server)
