@@ -9,7 +9,7 @@ packages=(
   iproute2 iputils-ping nftables iptables conntrack ethtool tcpdump procps util-linux kmod strace
   dnsmasq-base iperf3 dnsperf kea-admin libvirt-clients libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu libsys-virt-perl python3-libvirt dbus-daemon polkitd firewalld
   xenstore-utils net-tools
-  qemu-system-x86 ipxe-qemu cpio e2fsprogs zstd xz-utils dbus-daemon libyaml-0-2 libnm0 libndp0 libteamdctl0
+  qemu-system-x86 ipxe-qemu cpio e2fsprogs zstd xz-utils dbus libyaml-0-2 libnm0 libndp0 libteamdctl0
 )
 
 # Installed, systemd-resolved would take over the machine's resolv.conf and

@@ -1,0 +1,60 @@
+package systemd
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"viaduct/internal/lab"
+)
+
+// TestUnits: an administrator installs, enables, restarts and reboots, and
+// guests notice nothing of it.
+func TestUnits(t *testing.T) {
+	m := newMachine(t, "units")
+	m.boot()
+	m.install()
+	if got := m.run("systemctl", "is-active", "viaduct.socket", "viaduct.service"); got != "active\nactive\n" {
+		t.Errorf("units are %q", got)
+	}
+	if got := m.viaduct("net-list"); !strings.Contains(got, "default   active   yes         yes") {
+		t.Errorf("networks:\n%s", got)
+	}
+	guest := m.PlugGuest(m.host.Node, "virbr0", "one")
+	m.lease(guest)
+	m.settled("one")
+
+	gateway := netip.MustParseAddr("192.168.122.1")
+	ping := guest.StartPing(gateway, 10*time.Millisecond)
+	monitor := m.host.Monitor()
+	m.run("systemctl", "restart", "viaduct")
+	m.run("systemctl", "kill", "-s", "KILL", "viaduct")
+	lab.Eventually(t, limit, func() error {
+		if got := m.run("systemctl", "show", "-P", "NRestarts", "-P", "ActiveState", "viaduct"); got != "1\nactive\n" {
+			return fmt.Errorf("after SIGKILL: %q", got)
+		}
+		return nil
+	})
+	m.viaduct("net-list")
+	if loss := ping.Stop(); len(loss.Lost) > 0 {
+		t.Errorf("while the daemon was started anew: %v", loss)
+	}
+	for _, line := range monitor.Stop() {
+		t.Errorf("the next daemon did: %s", line)
+	}
+	m.undenied()
+}
+
+// settled waits until the kernel has given a link that is up its own address.
+func (m *machine) settled(link string) {
+	m.t.Helper()
+	lab.Eventually(m.t, limit, func() error {
+		got := m.run("ip", "-6", "-o", "addr", "show", "dev", link, "scope", "link")
+		if got == "" || strings.Contains(got, "tentative") {
+			return fmt.Errorf("addresses of %s: %q", link, got)
+		}
+		return nil
+	})
+}
