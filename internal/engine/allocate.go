@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math"
 	"slices"
 
 	"viaduct/internal/netdef"
@@ -9,24 +10,25 @@ import (
 // allocate completes a port that joins a network which has these ports already:
 // what it inherits, where it is connected, and its share of the bandwidth. The
 // checks, their order and their wording are libvirt's.
-func allocate(n *netdef.Network, p *netdef.Port, others []port) error {
-	if err := p.Inherit(n); err != nil {
+func allocate(n *netdef.Network, p *port, others []port) error {
+	def := &p.def
+	if err := def.Inherit(n); err != nil {
 		return err
 	}
-	if err := checkVirtualPort(n, p.VirtualPort); err != nil {
+	if err := checkVirtualPort(n, def.VirtualPort); err != nil {
 		return err
 	}
 	var err error
-	if p.Plug, err = choosePlug(n, p.VirtualPort, others); err != nil {
+	if def.Plug, err = choosePlug(n, def.VirtualPort, others); err != nil {
 		return err
 	}
-	if p.Bandwidth != nil {
-		p.Bandwidth.ClassID = 0 // it is for us to choose
+	if def.Bandwidth != nil {
+		def.Bandwidth.ClassID = 0 // it is for us to choose
 	}
-	if err := share(n, p, p.Bandwidth, others); err != nil {
+	if err := share(n, p, def.Bandwidth, others); err != nil {
 		return err
 	}
-	return p.VirtualPort.Complete()
+	return def.VirtualPort.Complete()
 }
 
 // virtualPorts says which types of virtual ports fit to a plug, and how the
@@ -131,17 +133,17 @@ func leastUsed(devices int, uses func(device int, p netdef.Plug) bool, ports []p
 }
 
 // reclaim checks the plug of a port whose guest runs already.
-func reclaim(n *netdef.Network, p *netdef.Port, others []port) error {
-	plug := p.Plug
+func reclaim(n *netdef.Network, p *port, others []port) error {
+	plug := p.def.Plug
 	taken := func(same func(netdef.Plug) bool) bool {
 		return slices.ContainsFunc(others, func(o port) bool { return o.declared && same(o.def.Plug) })
 	}
 	switch plug.Type {
 	case netdef.PlugDirect:
 		if !slices.Contains(n.Forward.Interfaces, plug.Dev) {
-			return netdef.Errorf(netdef.ErrInternal, "network '%s' doesn't have dev='%s' in use by network port '%s'", n.Name, plug.Dev, p.UUID)
+			return netdef.Errorf(netdef.ErrInternal, "network '%s' doesn't have dev='%s' in use by network port '%s'", n.Name, plug.Dev, p.def.UUID)
 		}
-		if exclusive(n, p.VirtualPort) && taken(func(o netdef.Plug) bool { return o.Dev == plug.Dev }) {
+		if exclusive(n, p.def.VirtualPort) && taken(func(o netdef.Plug) bool { return o.Dev == plug.Dev }) {
 			return netdef.Errorf(netdef.ErrInternal, "network '%s' claims dev='%s' is already in use by a different port", n.Name, plug.Dev)
 		}
 	case netdef.PlugHostdevPCI:
@@ -160,8 +162,8 @@ func reclaim(n *netdef.Network, p *netdef.Port, others []port) error {
 	}
 	// The guest runs, so what cannot be guaranteed any more is no reason to
 	// leave it without a port.
-	if share(n, p, p.Bandwidth, others) != nil {
-		p.Bandwidth.ClassID = 0
+	if share(n, p, p.def.Bandwidth, others) != nil {
+		p.def.Bandwidth.ClassID = 0
 	}
 	return nil
 }
@@ -173,30 +175,31 @@ const firstClass = 3
 // share gives the port a bandwidth, if its network can guarantee what it asks
 // for beside what it guarantees to others. A port with a guarantee has a class
 // of its own, which it keeps as long as it has one.
-func share(n *netdef.Network, p *netdef.Port, want *netdef.Bandwidth, others []port) error {
+func share(n *netdef.Network, p *port, want *netdef.Bandwidth, others []port) error {
 	class := uint(0)
-	if p.Bandwidth != nil {
-		class = p.Bandwidth.ClassID
+	if p.def.Bandwidth != nil {
+		class = p.def.Bandwidth.ClassID
 	}
 	if want != nil {
 		b := *want
 		b.ClassID = 0
 		want = &b
 	}
-	asked := floor(want)
-	if asked > 0 {
+	if asked := floor(want); asked > 0 {
 		if !n.Forward.Mode.OwnsBridge() {
 			return netdef.Errorf(netdef.ErrOperationUnsupported, "Invalid use of 'floor' on interface with MAC address %s - 'floor' is only supported "+
-				"for interface type 'network' with forward type 'nat', 'route', 'open' or none", p.MAC)
+				"for interface type 'network' with forward type 'nat', 'route', 'open' or none", p.def.MAC)
 		}
 		if n.Bandwidth == nil || n.Bandwidth.Inbound == nil {
 			return netdef.Errorf(netdef.ErrOperationUnsupported, "Invalid use of 'floor' on interface with MAC address %s - network '%s' has no inbound QoS set",
-				p.MAC, n.Name)
+				p.def.MAC, n.Name)
 		}
-		sum, classes := uint64(0), map[uint]bool{}
+		asking := *p
+		asking.def.Bandwidth = want
+		all, classes := []port{asking}, map[uint]bool{}
 		for _, o := range others {
-			if o.def.UUID != p.UUID && o.def.Bandwidth != nil {
-				sum += floor(o.def.Bandwidth)
+			if o.def.UUID != p.def.UUID && o.def.Bandwidth != nil {
+				all = append(all, o)
 				classes[o.def.Bandwidth.ClassID] = true
 			}
 		}
@@ -205,17 +208,49 @@ func share(n *netdef.Network, p *netdef.Port, want *netdef.Bandwidth, others []p
 		if in.Peak > 0 {
 			limit, which = in.Peak, "peak"
 		}
-		if asked > limit || sum > limit-asked {
+		if sum := guaranteed(all); sum > limit {
 			return netdef.Errorf(netdef.ErrOperationInvalid, "Cannot plug '%s' interface into '%s' because new combined inbound floor=%d "+
-				"would overcommit %s=%d on network '%s'", p.MAC, n.Bridge.Name, sum+asked, which, limit, n.Name)
+				"would overcommit %s=%d on network '%s'", p.def.MAC, n.Bridge.Name, sum, which, limit, n.Name)
 		}
 		for class < firstClass || classes[class] {
 			class = max(class+1, firstClass)
 		}
 		want.ClassID = class
 	}
-	p.Bandwidth = want
+	p.def.Bandwidth = want
 	return nil
+}
+
+// guaranteed is what the ports are guaranteed together, in KiB/s. A port that
+// others are made of keeps a share for them: it counts for what they do not have
+// of it. The two links of one interface, that of Xen's driver and that of the
+// emulated NIC, are used one at a time, and have one share.
+func guaranteed(ports []port) uint64 {
+	shares := map[netdef.UUID]map[netdef.MAC]uint64{} // of ports that were made of others, by those
+	for _, p := range ports {
+		if !p.pattern.IsZero() {
+			if shares[p.pattern] == nil {
+				shares[p.pattern] = map[netdef.MAC]uint64{}
+			}
+			shares[p.pattern][p.def.MAC] = max(shares[p.pattern][p.def.MAC], floor(p.def.Bandwidth))
+		}
+	}
+	sum := uint64(0)
+	add := func(n uint64) { sum += min(n, math.MaxUint64-sum) }
+	for _, p := range ports {
+		if kept := floor(p.def.Bandwidth); p.pattern.IsZero() {
+			for _, taken := range shares[p.def.UUID] {
+				kept -= min(kept, taken)
+			}
+			add(kept)
+		}
+	}
+	for _, taken := range shares {
+		for _, share := range taken {
+			add(share)
+		}
+	}
+	return sum
 }
 
 // keepsFloors refuses a definition under which the ports of a network could not
@@ -225,8 +260,8 @@ func keepsFloors(n *netdef.Network, ports []port) error {
 		if b := p.def.Bandwidth; floor(b) == 0 || b.ClassID == 0 { // 0: it is not kept anyway, see reclaim
 			continue
 		}
-		def := *p.def.Clone()
-		if err := share(n, &def, def.Bandwidth, ports[:i]); err != nil {
+		p.def = *p.def.Clone()
+		if err := share(n, &p, p.def.Bandwidth, ports[:i]); err != nil {
 			return err
 		}
 	}

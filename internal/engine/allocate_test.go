@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -25,12 +26,14 @@ func joined(n *netdef.Network, count int, spec string) (ports []port, err error)
 		p, err = netdef.ParsePort(fmt.Appendf(nil, "<networkport><uuid>%s</uuid><owner><name>g</name><uuid>%s</uuid></owner>"+
 			"<mac address='52:54:00:00:00:%02x'/>%s</networkport>", netdef.UUID{1, 15: byte(i)}, netdef.UUID{2}, i, spec))
 		if err == nil {
-			err = allocate(n, p, ports)
+			joining := port{def: *p, declared: true}
+			if err = allocate(n, &joining, ports); err == nil {
+				ports = append(ports, joining)
+			}
 		}
 		if err != nil {
 			return ports, err
 		}
-		ports = append(ports, port{def: *p, declared: true})
 	}
 	return ports, nil
 }
@@ -155,29 +158,62 @@ func TestAllocateSpreads(t *testing.T) {
 		t.Fatal(err)
 	}
 	ports = append(ports[:1:1], ports[2])
-	p := *ports[0].def.Clone()
-	p.UUID = netdef.UUID{9}
-	p.Plug = netdef.Plug{}
-	if err := allocate(n, &p, ports); err != nil || ports[0].def.Bandwidth.ClassID != 3 || ports[1].def.Bandwidth.ClassID != 5 || p.Bandwidth.ClassID != 4 {
-		t.Errorf("classes %d, %d and %d, %v", ports[0].def.Bandwidth.ClassID, ports[1].def.Bandwidth.ClassID, p.Bandwidth.ClassID, err)
+	p := ports[0]
+	p.def = *p.def.Clone()
+	p.def.UUID = netdef.UUID{9}
+	p.def.Plug = netdef.Plug{}
+	if err := allocate(n, &p, ports); err != nil || ports[0].def.Bandwidth.ClassID != 3 || ports[1].def.Bandwidth.ClassID != 5 || p.def.Bandwidth.ClassID != 4 {
+		t.Errorf("classes %d, %d and %d, %v", ports[0].def.Bandwidth.ClassID, ports[1].def.Bandwidth.ClassID, p.def.Bandwidth.ClassID, err)
 	}
 }
 
 func TestReclaim(t *testing.T) {
 	n := parseNetwork(t, "<forward mode='passthrough'><interface dev='eth0'/></forward>", "")
-	p := netdef.Port{Plug: netdef.Plug{Type: netdef.PlugDirect, Dev: "eth0", Mode: "passthrough"}}
+	p := port{def: netdef.Port{Plug: netdef.Plug{Type: netdef.PlugDirect, Dev: "eth0", Mode: "passthrough"}}, declared: true}
 	if err := reclaim(n, &p, nil); err != nil {
 		t.Error(err)
 	}
-	if err := reclaim(n, &p, []port{{def: p, declared: true}}); err == nil || !strings.Contains(err.Error(), "network 'n' claims dev='eth0' is already in use by a different port") {
+	if err := reclaim(n, &p, []port{p}); err == nil || !strings.Contains(err.Error(), "network 'n' claims dev='eth0' is already in use by a different port") {
 		t.Error(err)
 	}
-	p.Plug.Dev = "eth7"
+	p.def.Plug.Dev = "eth7"
 	if err := reclaim(n, &p, nil); err == nil || !strings.Contains(err.Error(), "network 'n' doesn't have dev='eth7' in use by network port") {
 		t.Error(err)
 	}
-	p.Plug = netdef.Plug{Type: netdef.PlugBridge, Bridge: "br0"}
+	p.def.Plug = netdef.Plug{Type: netdef.PlugBridge, Bridge: "br0"}
 	if err := reclaim(n, &p, nil); err == nil {
 		t.Error("a port in a bridge of a network that has none")
+	}
+}
+
+// A share is guaranteed once: to the port that was declared for a guest or to
+// those made of it, and to the two links of one interface together.
+func TestGuaranteedOnce(t *testing.T) {
+	kept := func(id, pattern, mac byte, kib uint64) port {
+		p := port{declared: true, def: netdef.Port{UUID: netdef.UUID{id}, MAC: netdef.MAC{5: mac}}}
+		p.def.Bandwidth = &netdef.Bandwidth{Inbound: &netdef.Rate{Floor: kib}}
+		if pattern != 0 {
+			p.pattern = netdef.UUID{pattern}
+		}
+		return p
+	}
+	for what, c := range map[string]struct {
+		ports []port
+		want  uint64
+	}{
+		"the guest is not there":    {[]port{kept(1, 0, 1, 100)}, 100},
+		"it is":                     {[]port{kept(2, 1, 1, 100), kept(1, 0, 1, 100)}, 100},
+		"by another address":        {[]port{kept(1, 0, 1, 100), kept(2, 1, 2, 100)}, 100},
+		"with an emulated NIC":      {[]port{kept(1, 0, 1, 100), kept(2, 1, 1, 100), kept(3, 1, 1, 100)}, 100},
+		"with two interfaces":       {[]port{kept(2, 1, 1, 100), kept(1, 0, 1, 100), kept(3, 1, 2, 100)}, 200},
+		"with less than it may":     {[]port{kept(1, 0, 1, 100), kept(2, 1, 1, 60)}, 100},
+		"with more":                 {[]port{kept(1, 0, 1, 100), kept(2, 1, 1, 140)}, 140},
+		"its declaration is gone":   {[]port{kept(2, 1, 1, 100)}, 100},
+		"two guests":                {[]port{kept(1, 0, 1, 100), kept(2, 1, 1, 100), kept(3, 0, 1, 50)}, 150},
+		"more than there are bytes": {[]port{kept(1, 0, 1, math.MaxUint64), kept(2, 0, 2, 1)}, math.MaxUint64},
+	} {
+		if got := guaranteed(c.ports); got != c.want {
+			t.Errorf("%s: %d, want %d", what, got, c.want)
+		}
 	}
 }

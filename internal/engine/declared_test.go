@@ -173,3 +173,53 @@ func TestPortFollowsItsPattern(t *testing.T) {
 		}
 	}
 }
+
+// What a port is guaranteed counts once while ports that were made of it are
+// there, however it is changed, and whoever makes their links.
+func TestFloorOfAPatternCountsOnce(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t)
+	i := r.define(strings.Replace(natXML("a", 1), "<ip ", "<bandwidth><inbound average='1000'/></bandwidth><ip ", 1))
+	r.must(r.Start(ctx, i.UUID))
+	floor := func(kib uint64) *netdef.Bandwidth { return &netdef.Bandwidth{Inbound: &netdef.Rate{Floor: kib}} }
+	mac := netdef.MAC{0x52, 0x54, 0, 1, 2, 3}
+	pattern := netdef.Port{UUID: netdef.UUID{1}, OwnerName: "vm", OwnerUUID: netdef.UUID{9}, MAC: mac, Bandwidth: floor(600)}
+	r.must(r.create(i, PortSpec{Port: pattern}))
+	copied := pattern
+	copied.UUID, copied.Bandwidth = netdef.UUID{2}, floor(600)
+	r.must(r.create(i, PortSpec{Port: copied, Tap: &TapSpec{Name: "vm2"}, Pattern: pattern.UUID}))
+	r.must(r.create(i, PortSpec{Port: netdef.Port{UUID: netdef.UUID{3}, Bandwidth: floor(300)}, Tap: &TapSpec{Name: "vm3"}}))
+
+	// libvirt declares a port, and its link comes later.
+	other := netdef.MAC{0x52, 0x54, 0, 1, 2, 4}
+	r.must(r.create(i, PortSpec{Port: netdef.Port{UUID: netdef.UUID{4}, MAC: other, Bandwidth: floor(100)}}))
+	tap := hoststate.MAC(other)
+	tap[0] = 0xfe
+	r.appear("vnet0", 40, tap, i.Bridge)
+	r.look(i)
+
+	full := func(when string) {
+		t.Helper()
+		const want = "new combined inbound floor=1001 would overcommit "
+		if err := r.create(i, PortSpec{Port: netdef.Port{Bandwidth: floor(1)}, Tap: &TapSpec{Name: "vm9"}}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: one more KiB/s: %v, want %s", when, err, want)
+		}
+	}
+	full("at first")
+	r.restart()
+	full("with another daemon")
+	r.must(r.SetPortBandwidth(ctx, i.UUID, pattern.UUID.String(), floor(500)))
+	r.must(r.SetPortBandwidth(ctx, i.UUID, pattern.UUID.String(), floor(600)))
+	pattern.Isolated = netdef.Yes
+	r.must(r.UpdatePort(ctx, i.UUID, pattern.UUID.String(), pattern, nil))
+	full("changed and back")
+	if err := r.SetPortBandwidth(ctx, i.UUID, pattern.UUID.String(), floor(601)); err == nil {
+		t.Error("more than there is was guaranteed")
+	}
+	edited := strings.Replace(natXML("a", 1), "<ip ", "<bandwidth><inbound average='1000' peak='1000'/></bandwidth><ip ", 1)
+	if _, err := r.Apply(ctx, []File{{Name: "a.xml", XML: edited}}, ApplyOptions{}); err != nil {
+		t.Errorf("an edit that keeps all guarantees: %v", err)
+	}
+	r.must(r.DeletePort(ctx, i.UUID, pattern.UUID.String()))
+	full("without the declaration")
+}

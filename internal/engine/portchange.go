@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"reflect"
+	"slices"
 
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
@@ -18,7 +19,7 @@ func (e *Engine) SetPortBandwidth(ctx context.Context, id netdef.UUID, ref strin
 			p.def.Bandwidth = want
 			return nil
 		}
-		return share(n.live, &p.def, want, n.ports)
+		return share(n.live, p, want, n.ports)
 	})
 }
 
@@ -42,7 +43,7 @@ func (e *Engine) UpdatePort(ctx context.Context, id netdef.UUID, ref string, def
 		}
 		old := p.def
 		p.def = *def.Clone()
-		if err := allocate(n.live, &p.def, n.ports); err != nil {
+		if err := allocate(n.live, p, n.ports); err != nil {
 			return err
 		}
 		p.def.Plug = old.Plug
@@ -74,12 +75,20 @@ func (e *Engine) changePort(ctx context.Context, id netdef.UUID, ref string, cha
 		return err
 	}
 	changed := map[netdef.UUID]port{want.def.UUID: want}
+	become := func(ports []port) []port {
+		for i := range ports {
+			if p, ok := changed[ports[i].def.UUID]; ok {
+				ports[i] = p
+			}
+		}
+		return ports
+	}
 	for _, p := range n.ports {
 		if p.pattern != old.def.UUID {
 			continue
 		}
 		p.def = *p.def.Clone()
-		if err := p.follow(n, old, want); err != nil {
+		if err := p.follow(n, old, want, become(slices.Clone(n.ports))); err != nil {
 			return err
 		}
 		changed[p.def.UUID] = p
@@ -91,19 +100,12 @@ func (e *Engine) changePort(ctx context.Context, id netdef.UUID, ref string, cha
 			}
 		}
 	}
-	return e.changePorts(ctx, n, func(ports []port) []port {
-		for i := range ports {
-			if p, ok := changed[ports[i].def.UUID]; ok {
-				ports[i] = p
-			}
-		}
-		return ports
-	})
+	return e.changePorts(ctx, n, become)
 }
 
 // follow makes a port that was made of another have what that one has now,
-// where it had what that one had before.
-func (p *port) follow(n *network, old, now port) error {
+// where it had what that one had before. All are the network's ports as they are to be.
+func (p *port) follow(n *network, old, now port, all []port) error {
 	now.def = *now.def.Clone()
 	followed(&p.def.Group, old.def.Group, now.def.Group)
 	followed(&p.def.VirtualPort, old.def.VirtualPort, now.def.VirtualPort)
@@ -114,7 +116,7 @@ func (p *port) follow(n *network, old, now port) error {
 		p.guard = now.guard.Clone()
 	}
 	if reflect.DeepEqual(unclassed(p.def.Bandwidth), unclassed(old.def.Bandwidth)) {
-		return share(n.live, &p.def, now.def.Bandwidth, n.ports)
+		return share(n.live, p, now.def.Bandwidth, all)
 	}
 	return nil
 }

@@ -320,9 +320,9 @@ func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) 
 		return port{}, netdef.Errorf(netdef.ErrNetworkPortExist, "Network port with UUID %s already exists", p.def.UUID)
 	}
 	if spec.Reclaim {
-		err = reclaim(n.live, &p.def, known)
+		err = reclaim(n.live, &p, known)
 	} else {
-		err = allocate(n.live, &p.def, known)
+		err = allocate(n.live, &p, known)
 	}
 	if err == nil && p.guard != nil && p.routed == nil && p.def.Plug.Bridge == "" {
 		err = netdef.Errorf(netdef.ErrOperationUnsupported, "a guest of network '%s' cannot be guarded: its frames pass no bridge", n.name)

@@ -170,6 +170,53 @@ func TestDeclaredPortChanges(t *testing.T) {
 	n.gone()
 }
 
+// What is guaranteed to a guest by the port that was declared for it is taken
+// from its network once, though the vif and the emulated NIC have a port each.
+func TestDeclaredFloor(t *testing.T) {
+	x := newXenHost(t)
+	x.must(x.daemon.Start())
+	x.viaduct("net-define", x.file(strings.Replace(natXML("lan", 50), "<ip ", "<bandwidth><inbound average='1000'/></bandwidth><ip ", 1)))
+	x.viaduct("net-start", "lan")
+	x.viaduct("port-create", "lan", "--tap", "tap9")
+	n := x.nic("vif-bridge", 5, 0, nil)
+	n.hvm = true
+	const id = "10000000-0000-0000-0000-000000000001"
+	x.viaduct("net-port-create", "lan", x.file(`<networkport><uuid>`+id+`</uuid><owner><name>guest5</name>
+		<uuid>20000000-0000-0000-0000-000000000001</uuid></owner><mac address='`+n.mac().String()+`'/>
+		<bandwidth><inbound floor='700'/></bandwidth></networkport>`))
+	full := func(when string) {
+		t.Helper()
+		r, _ := x.daemon.Viaduct(x.context(), "port-bandwidth", "lan", "tap9", "--inbound", "0,0,0,301")
+		if !strings.Contains(r.Stderr, "new combined inbound floor=1001 would overcommit average=1000") {
+			t.Errorf("%s: a floor of 301 beside one of 700: exit %d: %s", when, r.Code, r.Stderr)
+		}
+		x.viaduct("port-bandwidth", "lan", "tap9", "--inbound", "0,0,0,300")
+	}
+	full("before the guest")
+	g := n.attach()
+	x.Connect(x.host.Node, n.link()+"-emu", g.Node, "eth1", lab.WireOptions{MACB: n.mac()})
+	n.connected()
+	if r := n.run("add"); r.Code != 0 {
+		t.Fatalf("add: exit %d, %s\n%s", r.Code, n.problem(), r.Stderr)
+	}
+	full("with the guest")
+	// 700 KiB/s are 5734 kbit/s; the rest of 1000 is what the others have.
+	if classes := x.in(x.host.Node, "tc class show dev ifbo-virbr50"); !strings.Contains(classes, "rate 5734") && !strings.Contains(classes, "rate 5734400bit") {
+		t.Errorf("no class has what the guest is guaranteed:\n%s", classes)
+	}
+	x.daemon.Kill9()
+	x.must(x.daemon.Start())
+	full("with another daemon")
+	x.viaduct("port-bandwidth", "lan", id, "--inbound", "0,0,0,650")
+	x.viaduct("port-bandwidth", "lan", id, "--inbound", "0,0,0,700")
+	full("changed and back")
+	if r := n.run("remove"); r.Code != 0 {
+		t.Errorf("remove: exit %d\n%s", r.Code, r.Stderr)
+	}
+	n.gone()
+	full("after the guest")
+}
+
 // A MAC address that another guest of the network has is refused, and so is a
 // name that no link can have.
 func TestRefusedGuests(t *testing.T) {
