@@ -24,6 +24,7 @@ import (
 	"viaduct/internal/libvirtrpc/polkit"
 	"viaduct/internal/netdef"
 	"viaduct/internal/xenvif"
+	"viaduct/internal/xenvif/xenstore"
 )
 
 var logLevels = []string{"debug", "info", "warn", "error"}
@@ -80,8 +81,12 @@ func runDaemon(c *call) error {
 		return usagef("--hook-timeout '%s' is no number of seconds", c.text("hook-timeout"))
 	}
 	libvirtd := &attach.Libvirtd{Socket: c.text("libvirtd-socket"), Mark: filepath.Join(c.text("state-dir"), "libvirtd-attached"), Log: log}
+	rates := xenvif.NewRates(func(ctx context.Context) (*xenstore.Client, error) { return xenstore.Open(ctx, os.Getenv) }, log)
 	config := daemon.Config{
-		Tasks:     []daemon.Task{{Name: "follow for libvirtd", Run: func(ctx context.Context, e *engine.Engine) error { return libvirtd.Follow(ctx, e) }}},
+		Tasks: []daemon.Task{
+			{Name: "follow for libvirtd", Run: func(ctx context.Context, e *engine.Engine) error { return libvirtd.Follow(ctx, e) }},
+			{Name: "follow rates in xenstore", Run: func(ctx context.Context, e *engine.Engine) error { return rates.Follow(ctx, e) }},
+		},
 		Hooks:     &hook.Runner{Dir: hookDir(c), Limit: time.Duration(seconds) * time.Second, Log: log},
 		Dnsmasq:   c.text("dns-dhcp-backend") == netdef.BackendDnsmasq,
 		ConfigDir: c.text("config-dir"), StateDir: c.text("state-dir"), RunDir: c.text("run-dir"),
@@ -110,7 +115,7 @@ func runDaemon(c *call) error {
 		// As to the API: who may connect may change networks.
 		Sockets: []daemon.Socket{{Path: vifSocket(c.socket), Mode: 0o660, Group: c.text("socket-group")}},
 		Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
-			return (&xenvif.Server{Desk: desk(e, c.text("config-dir")), Log: log}).Serve(ctx, l)
+			return (&xenvif.Server{Desk: desk(e, c.text("config-dir"), rates), Log: log}).Serve(ctx, l)
 		},
 	})
 	config.Doors = append(config.Doors, libvirtDoors(c, log)...)

@@ -90,8 +90,8 @@ func vifDaemon(deadline time.Time) (xenvif.Daemon, func(), error) {
 }
 
 // desk is where scripts are served.
-func desk(e *engine.Engine, configDir string) xenvif.Desk {
-	return xenvif.Desk{Networks: e, Settings: xenvif.FileSettings(filepath.Join(configDir, "xen.xml"))}
+func desk(e *engine.Engine, configDir string, rates *xenvif.Rates) xenvif.Desk {
+	return xenvif.Desk{Networks: e, Settings: xenvif.FileSettings(filepath.Join(configDir, "xen.xml")), Rates: rates}
 }
 
 // standIn runs a daemon in this process, with no door but that to the script.
@@ -116,7 +116,7 @@ func standIn() (xenvif.Daemon, func(), error) {
 		stop()
 		return nil, nil, err
 	case e := <-ready:
-		return desk(e, c.ConfigDir), func() {
+		return desk(e, c.ConfigDir, nil), func() {
 			stop()
 			<-ended
 		}, nil

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -222,4 +223,64 @@ func TestFloorOfAPatternCountsOnce(t *testing.T) {
 	}
 	r.must(r.DeletePort(ctx, i.UUID, pattern.UUID.String()))
 	full("without the declaration")
+}
+
+// Limits that follow another program's rate leave what a port is guaranteed and
+// what its port group says, and outlive the daemon.
+func TestPortRate(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t)
+	i := r.define(strings.Replace(natXML("a", 1), "<ip ", "<bandwidth><inbound average='1000'/></bandwidth>"+
+		"<portgroup name='g'><bandwidth><outbound average='70'/></bandwidth></portgroup><ip ", 1))
+	r.must(r.Start(ctx, i.UUID))
+	id := netdef.UUID{1}
+	set := func(rate string, b *netdef.Bandwidth) {
+		t.Helper()
+		list := r.RatedPorts()
+		if len(list) != 1 || list[0].Key != "key" || list[0].UUID != id {
+			t.Fatalf("rated ports %+v", list)
+		}
+		list[0].Rate = rate
+		r.must(r.SetPortRate(ctx, list[0], b))
+		if list := r.RatedPorts(); list[0].Rate != rate {
+			t.Errorf("the rate is %q, want %q", list[0].Rate, rate)
+		}
+	}
+	has := func(want *netdef.Bandwidth) {
+		t.Helper()
+		p, err := r.PortByUUID(i.UUID, id)
+		r.must(err)
+		if !reflect.DeepEqual(unclassed(p.Def.Bandwidth), want) {
+			t.Errorf("limits %s, want %+v", p.Def.Format(), want)
+		}
+	}
+	rate := func(in, floor, out uint64) *netdef.Bandwidth {
+		b := &netdef.Bandwidth{Inbound: &netdef.Rate{Average: in, Floor: floor}}
+		if out > 0 {
+			b.Outbound = &netdef.Rate{Average: out}
+		}
+		return b
+	}
+	spec := PortSpec{Port: netdef.Port{UUID: id, Group: "g", Bandwidth: rate(10, 0, 10)}, Tap: &TapSpec{Name: "vm0"}, RateKey: "key", Rate: "10"}
+	r.must(r.create(i, spec))
+	r.must(r.create(i, PortSpec{Tap: &TapSpec{Name: "vm1"}}))
+	set("20", rate(20, 0, 20))
+	has(rate(20, 0, 20))
+	set("", nil)
+	has(&netdef.Bandwidth{Outbound: &netdef.Rate{Average: 70}})
+	r.must(r.SetPortBandwidth(ctx, i.UUID, id.String(), rate(0, 600, 0)))
+	set("30", rate(30, 0, 30))
+	has(rate(30, 600, 30))
+	r.restart()
+	has(rate(30, 600, 30))
+	set("", nil)
+	has(rate(0, 600, 70))
+	r.must(r.Destroy(ctx, i.UUID))
+	set("40", rate(40, 0, 40))
+	r.must(r.Start(ctx, i.UUID))
+	has(rate(40, 600, 40))
+	r.must(r.DeletePort(ctx, i.UUID, id.String()))
+	if err := r.SetPortRate(ctx, RatedPort{Network: i.UUID, UUID: id}, nil); netdef.CodeOf(err) != netdef.ErrNoNetworkPort {
+		t.Errorf("a port that is gone: %v", err)
+	}
 }

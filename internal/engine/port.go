@@ -38,6 +38,10 @@ type PortSpec struct {
 	// Pattern is the port of the same network that this one was made of; zero for
 	// none. What changes there changes here.
 	Pattern netdef.UUID
+	// RateKey is where in another program's store it says what the port is limited
+	// to, and Rate what it says, from which the limits were made. With "" for the
+	// key there is no such place. See RatedPorts.
+	RateKey, Rate string
 }
 
 // TapSpec is a tap that stays until its port is deleted or its network is gone.
@@ -67,6 +71,8 @@ type port struct {
 
 	// pattern is the port that this one was made of, and follows; zero for none.
 	pattern netdef.UUID
+
+	rateKey, rate string // as in PortSpec
 
 	mtu int // wanted of a plugged link; 0 for the network's
 
@@ -122,7 +128,8 @@ func samePorts(a, b []port) bool {
 
 // status is what the store keeps of the port; portsOf reads it.
 func (p port) status() store.StatusPort {
-	s := store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged, UUID: p.def.UUID, Guard: p.guard, Routed: p.routed, Pattern: p.pattern, MTU: p.mtu}
+	s := store.StatusPort{Name: p.name, Index: p.index, MAC: netdef.MAC(p.mac), Plugged: p.plugged, UUID: p.def.UUID, Guard: p.guard, Routed: p.routed, Pattern: p.pattern, MTU: p.mtu,
+		RateKey: p.rateKey, Rate: p.rate}
 	if p.declared {
 		s.Def = p.def.Format()
 	}
@@ -138,7 +145,7 @@ func (e *Engine) portsOf(s store.Status) []port {
 	var ports []port
 	for _, p := range s.Ports {
 		known := port{
-			guard: p.Guard, routed: p.Routed, pattern: p.Pattern, mtu: p.MTU, declared: p.Def != "" || p.Plugged, plugged: p.Plugged,
+			guard: p.Guard, routed: p.Routed, pattern: p.Pattern, rateKey: p.RateKey, rate: p.Rate, mtu: p.MTU, declared: p.Def != "" || p.Plugged, plugged: p.Plugged,
 			name: p.Name, index: p.Index, mac: hoststate.MAC(p.MAC),
 		}
 		if p.Tap != nil {

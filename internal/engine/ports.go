@@ -282,7 +282,8 @@ func (e *Engine) newPort(n *network, known []port, spec PortSpec) (port, error) 
 	case !spec.Reclaim && spec.Plug.Type != netdef.PlugNone:
 		return port{}, netdef.Errorf(netdef.ErrInvalidArg, "Port reclaim not requested but plug type is not none")
 	}
-	p := port{def: *spec.Port.Clone(), guard: spec.Guard.Clone(), routed: spec.Routed.Clone(), pattern: spec.Pattern, mtu: spec.MTU, declared: true}
+	p := port{def: *spec.Port.Clone(), guard: spec.Guard.Clone(), routed: spec.Routed.Clone(), pattern: spec.Pattern,
+		rateKey: spec.RateKey, rate: spec.Rate, mtu: spec.MTU, declared: true}
 	var err error
 	switch {
 	case spec.Tap != nil:

@@ -65,6 +65,10 @@ type StatusPort struct {
 	Routed *netdef.Routed `json:"routed,omitempty"`
 	// Pattern is the port that this one was made of, and follows; zero for none.
 	Pattern netdef.UUID `json:"pattern,omitzero"`
+	// RateKey is where another program's store says what the port is limited to,
+	// and Rate what it said when that was last made its limits; "" for nowhere.
+	RateKey string `json:"rateKey,omitempty"`
+	Rate    string `json:"rate,omitempty"`
 	// Tap is set if Viaduct made the link, and makes it again if it is gone.
 	Tap *StatusTap `json:"tap,omitempty"`
 }

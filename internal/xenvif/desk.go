@@ -33,6 +33,8 @@ type Desk struct {
 	// Settings are those of the networks that are made for scripts, as an element
 	// of their own (netdef.SettingsSpace), or "" for none.
 	Settings func() (string, error)
+	// Rates is told when guests come and go; nil for nobody.
+	Rates *Rates
 }
 
 // FileSettings are settings that a file has, if it is there.
@@ -75,6 +77,7 @@ type answer struct {
 func (d Desk) do(r request) answer {
 	ctx, cancel := context.WithTimeout(context.Background(), workLimit)
 	defer cancel()
+	defer d.Rates.Look()
 	v, warnings, err := r.vif()
 	if commands[r.command].leaves {
 		a := answer{}

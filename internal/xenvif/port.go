@@ -39,9 +39,8 @@ func (v vif) spec(at place) (engine.PortSpec, error) {
 	if v.vlan != nil {
 		p.VLAN = v.vlan
 	}
-	if at.settings.EnforceRate && v.rate != nil && p.Bandwidth == nil {
-		kib := max(v.rate.BytesPerSecond()>>10, 1)
-		p.Bandwidth = &netdef.Bandwidth{Inbound: &netdef.Rate{Average: kib}, Outbound: &netdef.Rate{Average: kib}}
+	if at.settings.EnforceRate && p.Bandwidth == nil {
+		p.Bandwidth, p.RateKey, p.Rate = limits(v.rate), v.rateKey(), v.rateText
 	}
 	var err error
 	if at.settings.Routed && p.Routed == nil {

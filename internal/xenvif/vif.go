@@ -26,6 +26,7 @@ type vif struct {
 	mtu       int            // 0 if none is given
 	vlan      *netdef.VLAN
 	rate      *vifspec.Rate
+	rateText  string // the rate as the store has it
 }
 
 // vif reads what the store has of the interface. The warnings are for whoever
@@ -92,11 +93,14 @@ var readers = map[string]func(v *vif, value string) error{
 	"rate": func(v *vif, value string) error {
 		rate, err := vifspec.ParseStoredRate(value)
 		if err == nil {
-			v.rate = &rate
+			v.rate, v.rateText = &rate, value
 		}
 		return err
 	},
 }
+
+// rateKey is where in the store the rate is, for whoever serves the interface.
+func (c call) rateKey() string { return fmt.Sprintf("backend/vif/%d/%d/rate", c.domain, c.device) }
 
 // portVLAN says in a port's terms what a guest's VLANs are.
 func portVLAN(v vifspec.VLANs) (*netdef.VLAN, error) {

@@ -107,7 +107,7 @@ func TestServer(t *testing.T) {
 	p := &ports{networks: []engine.Info{{Name: "lab", UUID: id(1), Bridge: "br0"}}, in: map[string]string{}}
 	served := make(chan error)
 	go func() {
-		served <- (&Server{Desk: Desk{p, noSettings}, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
+		served <- (&Server{Desk: Desk{Networks: p, Settings: noSettings}, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
 	}()
 	ask := func(r request) answer {
 		d, done, err := Dial(socket, time.Now().Add(time.Minute))
@@ -137,7 +137,7 @@ func TestServer(t *testing.T) {
 			here.Close()
 			p.creating = func() { t.Error("a port is made for a script that left before") }
 		}
-		(&Server{Desk: Desk{p, noSettings}, Log: slog.New(slog.DiscardHandler)}).answer(there)
+		(&Server{Desk: Desk{Networks: p, Settings: noSettings}, Log: slog.New(slog.DiscardHandler)}).answer(there)
 		if p.in["vif6.0"] != "" {
 			t.Errorf("a script that left, early %v: its guest is plugged in", early)
 		}

@@ -97,7 +97,7 @@ func (p *ports) open(time.Time) (Daemon, func(), error) {
 	if errors.Is(p.err, syscall.ECONNREFUSED) {
 		return nil, nil, p.err
 	}
-	return Desk{p, noSettings}, func() {}, nil
+	return Desk{Networks: p, Settings: noSettings}, func() {}, nil
 }
 
 const backend = "backend/vif/5/0"

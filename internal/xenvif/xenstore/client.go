@@ -138,6 +138,9 @@ func (c *Client) Close() error {
 	return err
 }
 
+// Done is closed when the connection has ended.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
 // receive hands out messages until the connection ends.
 func (c *Client) receive() {
 	defer close(c.done)

@@ -107,6 +107,19 @@ func (s *Server) Remove(key string) {
 	s.fire(absolute(key))
 }
 
+// Watching counts the clients that watch keys, and their watches.
+func (s *Server) Watching() (clients, watches int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if len(c.watches) > 0 {
+			clients++
+			watches += len(c.watches)
+		}
+	}
+	return clients, watches
+}
+
 func absolute(key string) string {
 	if strings.HasPrefix(key, "/") {
 		return path.Clean(key)
