@@ -23,6 +23,7 @@ import (
 	"viaduct/internal/guestsvc/resolved"
 	"viaduct/internal/guestsvc/tftp"
 	"viaduct/internal/host/sockets"
+	"viaduct/internal/hostdns"
 	"viaduct/internal/hoststate"
 	"viaduct/internal/netdef"
 	"viaduct/internal/plan"
@@ -32,9 +33,8 @@ import (
 
 // starters says how each type of service is started. The function that comes
 // with them ends what the services share.
-func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter, func()) {
+func starters(c Config, db *leases.DB, names *resolved.Client, duid []byte) (map[string]guestsvc.Starter, func()) {
 	resolver := dns.NewResolver(c.ResolvConf, c.Log)
-	names := resolved.NewClient(resolved.Deps{Connect: func() (*dbus.Conn, error) { return dbus.ConnectSystemBus() }, Index: sockets.LinkIndex, Log: c.Log})
 	return map[string]guestsvc.Starter{
 		plan.ServiceDHCP4: starter(func(c4 dhcp4.Config) (guestsvc.Service, error) { return startDHCP4(c4, db, c.Log) }),
 		plan.ServiceDHCP6: starter(func(c6 dhcp6.Config) (guestsvc.Service, error) { return startDHCP6(c6, db, duid, c.Log) }),
@@ -60,14 +60,15 @@ func starters(c Config, db *leases.DB, duid []byte) (map[string]guestsvc.Starter
 			}
 			return tftpService{s}, nil
 		}),
-	}, func() { names.Close(); resolver.Close() }
+	}, resolver.Close
 }
 
 // startServices makes the manager of all services, and has it take up those
 // that have outlived the last daemon. The function that comes with it ends what
 // ends with the process.
 func startServices(c Config, db *leases.DB, st *store.Store, duid []byte) (*guestsvc.Manager, func()) {
-	types, closeShared := starters(c, db, duid)
+	names := resolved.NewClient(resolved.Deps{Connect: func() (*dbus.Conn, error) { return dbus.ConnectSystemBus() }, Index: sockets.LinkIndex, Log: c.Log})
+	types, closeResolver := starters(c, db, names, duid)
 	services := guestsvc.NewManager(types, c.Log)
 	key := func(network netdef.UUID) hoststate.Key {
 		return hoststate.ServiceKey(plan.ServiceDnsmasq, network.String())
@@ -95,9 +96,18 @@ func startServices(c Config, db *leases.DB, st *store.Store, duid []byte) (*gues
 		config := s.Config()
 		services.Adopt(hoststate.Service{Type: plan.ServiceDnsmasq, Network: config.Network.String(), Config: config}, dnsmasqService{s})
 	}
+	hostNames := hostdns.Open(hostdns.Deps{Resolved: names, Path: c.ResolvConf, Load: st.Resolving, Save: st.PutResolving, Log: c.Log})
+	types[plan.ServiceHostDNS] = starter(func(n uplink.Names) (guestsvc.Service, error) {
+		return hostDNS{hostNames, n.Link}, hostNames.Set(n)
+	})
+	for _, n := range hostNames.Links() {
+		services.Adopt(hoststate.Service{Type: plan.ServiceHostDNS, Network: n.Link, Config: n}, hostDNS{hostNames, n.Link})
+	}
 	return services, func() {
 		services.Close()
-		closeShared()
+		hostNames.Close()
+		names.Close()
+		closeResolver()
 	}
 }
 
@@ -110,6 +120,19 @@ type dhcpClient struct{ *dhcpclient.Client }
 func (dhcpClient) Alive() bool { return true }
 
 func (dhcpClient) Reconfigure(fmt.Stringer) error { return guestsvc.ErrOtherLink }
+
+// hostDNS is one link by which the host finds names, which outlives the process.
+type hostDNS struct {
+	host *hostdns.Host
+	link string
+}
+
+// Alive is always true: what somebody else changes is looked after at once.
+func (hostDNS) Alive() bool { return true }
+
+func (s hostDNS) Reconfigure(c fmt.Stringer) error { return s.host.Set(c.(uplink.Names)) }
+func (s hostDNS) Close() error                     { return s.host.Remove(s.link) }
+func (hostDNS) Leave() error                       { return nil }
 
 // dnsmasqService gives a dnsmasq the face of a guestsvc.Service.
 type dnsmasqService struct{ *dnsmasq.Service }

@@ -96,7 +96,7 @@ func (e *Engine) adopt(ctx context.Context, active []adopted, understood bool) e
 // put back by sweep, which knows what they were.
 func (e *Engine) removeOrphans(ctx context.Context, wanted hoststate.State) error {
 	orphans := hoststate.State{}
-	uplinks := e.uplinkClients()
+	uplinks := e.uplinkServices()
 	for k, o := range e.Host.Owned() {
 		if _, ok := wanted[k]; !ok && !uplinks[k] {
 			orphans[k] = o

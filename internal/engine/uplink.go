@@ -392,10 +392,8 @@ func (e *Engine) unmakeUplink(ctx context.Context, r uplink.Record) error {
 		}
 	}
 	var ops []hoststate.Op
-	if client := e.uplinkClient(r); r.DHCP {
-		for _, running := range e.Host.Observe([]hoststate.Key{client.Key()}) {
-			ops = append(ops, hoststate.Op{Verb: hoststate.Delete, Old: running})
-		}
+	for _, running := range e.Host.Observe([]hoststate.Key{e.uplinkClient(r).Key(), namesKey(r)}) {
+		ops = append(ops, hoststate.Op{Verb: hoststate.Delete, Old: running})
 	}
 	if err := e.Host.Apply(ctx, append(ops, hoststate.Op{Verb: hoststate.Delete, Old: r.Uplink})); err != nil {
 		return opError(err)

@@ -144,7 +144,12 @@ func (e *Engine) keepUp(ctx context.Context, r uplink.Record) bool {
 		return false
 	}
 	want := e.wantedUplink(r)
-	ops := host.Diff(want, e.Host.Observe(slices.Collect(maps.Keys(want))))
+	keys := slices.Collect(maps.Keys(want))
+	bridge, _ := want[r.Uplink.Key()].(hoststate.Uplink)
+	if _, exists := e.Host.Link(r.Uplink.Bridge); exists && bridge.Client {
+		keys = append(keys, namesKey(r)) // which go with the lease
+	}
+	ops := host.Diff(want, e.Host.Observe(keys))
 	if len(ops) == 0 {
 		return false
 	}

@@ -29,13 +29,26 @@ func (e *Engine) uplinkClient(r uplink.Record) hoststate.Service {
 	}
 }
 
-// uplinkClients are the keys of all uplinks' DHCP clients, which belong to no network.
-func (e *Engine) uplinkClients() map[hoststate.Key]bool {
+// uplinkNames is how the host finds names by the lease of an uplink whose bridge is
+// there, if the server has said how.
+func (e *Engine) uplinkNames(r uplink.Record, lease uplink.Lease) (names hoststate.Service, told bool) {
+	bridge, exists := e.Host.Link(r.Uplink.Bridge)
+	return hoststate.Service{Type: plan.ServiceHostDNS, Network: r.Uplink.Bridge, Config: uplink.Names{
+		Link: r.Uplink.Bridge, Index: bridge.Index, NIC: r.Uplink.NIC, Taken: r.Leased, Servers: lease.DNS, Search: lease.Search,
+	}}, exists && len(lease.DNS) > 0
+}
+
+func namesKey(r uplink.Record) hoststate.Key {
+	return hoststate.ServiceKey(plan.ServiceHostDNS, r.Uplink.Bridge)
+}
+
+// uplinkServices are the keys of what runs for uplinks, which belongs to no network.
+func (e *Engine) uplinkServices() map[hoststate.Key]bool {
 	e.uplinks.mu.Lock()
 	defer e.uplinks.mu.Unlock()
 	keys := map[hoststate.Key]bool{}
 	for _, r := range e.uplinks.records {
-		keys[e.uplinkClient(r).Key()] = true
+		keys[e.uplinkClient(r).Key()], keys[namesKey(r)] = true, true
 	}
 	return keys
 }
@@ -56,6 +69,9 @@ func (e *Engine) wantedUplink(r uplink.Record) hoststate.State {
 	r.Uplink.Client = err == nil && (sameBoot || !lease.Address.IsValid())
 	if r.Uplink.Client && lease.Held(time.Now()) {
 		r.Uplink.Leased = lease.State(r.Metric)
+		if names, told := e.uplinkNames(r, lease); told {
+			want.Add(names)
+		}
 	}
 	want.Add(r.Uplink)
 	return want
@@ -105,8 +121,12 @@ func (e *Engine) leaseUplink(ctx context.Context, r *uplink.Record) error {
 	if err := e.endClients(r); err != nil {
 		return err
 	}
-	want := e.wantedUplink(*r)[r.Uplink.Key()]
-	return opError(e.Host.Apply(ctx, []hoststate.Op{{Verb: hoststate.Change, Old: r.Uplink, New: want}}))
+	want := e.wantedUplink(*r)
+	ops := []hoststate.Op{{Verb: hoststate.Change, Old: r.Uplink, New: want[r.Uplink.Key()]}}
+	if names, told := want[namesKey(*r)]; told {
+		ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: names})
+	}
+	return opError(e.Host.Apply(ctx, ops))
 }
 
 // endClients ends the DHCP clients of the card, having noted them.
@@ -134,7 +154,7 @@ func (e *Engine) hadLease(r *uplink.Record) (uplink.Lease, error) {
 	r.Metric = leasedMetric
 	for _, a := range r.Uplink.Held.Addresses {
 		if isLeased(a) {
-			had = uplink.Lease{Address: a.Prefix, Expires: a.Valid}
+			had, r.Leased = uplink.Lease{Address: a.Prefix, Expires: a.Valid}, true
 		}
 	}
 	for _, route := range r.Uplink.Held.Routes {

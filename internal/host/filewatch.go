@@ -9,20 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FileWatch tells when a file is written to.
+// FileWatch tells when a file is written to, or something happens in a folder.
 type FileWatch struct {
 	changed chan struct{}
 	close   func() error
 }
 
 // WatchFile watches a file that is written in place.
-func WatchFile(path string) (*FileWatch, error) {
+func WatchFile(path string) (*FileWatch, error) { return watch(path, unix.IN_MODIFY) }
+
+// WatchDir watches the files of a folder: those that come, go or were written to.
+func WatchDir(path string) (*FileWatch, error) {
+	return watch(path, unix.IN_CLOSE_WRITE|unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_MOVED_FROM|unix.IN_ONLYDIR)
+}
+
+func watch(path string, events uint32) (*FileWatch, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", path, err)
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
-	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_MODIFY); err != nil {
+	if _, err := unix.InotifyAddWatch(fd, path, events); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch %s: %w", path, err), f.Close())
 	}
 	w := &FileWatch{changed: make(chan struct{}, 1)}
@@ -47,7 +54,7 @@ func WatchFile(path string) (*FileWatch, error) {
 	return w, nil
 }
 
-// Changed delivers after the file was written to. What happens while nobody
+// Changed delivers after something has happened. What happens while nobody
 // receives is one delivery.
 func (w *FileWatch) Changed() <-chan struct{} { return w.changed }
 

@@ -28,7 +28,7 @@ var floors = [][]string{
 	{"viaduct/internal/daemon"},
 	{"viaduct/internal/engine"},
 	{"viaduct/internal/plan"},
-	{"viaduct/internal/guestsvc", "viaduct/internal/firewalld"},
+	{"viaduct/internal/guestsvc", "viaduct/internal/firewalld", "viaduct/internal/hostdns"},
 	{"viaduct/internal/guestsvc/dhcp4", "viaduct/internal/guestsvc/dhcp6", "viaduct/internal/guestsvc/dns", "viaduct/internal/guestsvc/ra",
 		"viaduct/internal/guestsvc/dnsmasq", "viaduct/internal/guestsvc/resolved", "viaduct/internal/guestsvc/tftp", "viaduct/internal/dhcpclient"},
 	{"viaduct/internal/guestsvc/pool"},

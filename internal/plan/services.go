@@ -23,6 +23,8 @@ const (
 	ServiceTFTP     = "tftp"
 	// ServiceDHCPClient is the host's own DHCP client on an uplink.
 	ServiceDHCPClient = "dhcp-client"
+	// ServiceHostDNS has the host ask the name servers of its lease there.
+	ServiceHostDNS = "host-dns"
 )
 
 // ServesDNS reports whether the network offers name resolution to its guests.

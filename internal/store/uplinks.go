@@ -57,6 +57,29 @@ func (s *Store) PutUplinkLease(bridge string, l uplink.Lease) error {
 	return s.putUplinkFile("lease of uplink", s.paths.uplinkLeases, bridge, l)
 }
 
+// resolvingFile is longer than the name of a link can be.
+const resolvingFile = "resolving-by-uplinks"
+
+// Resolving reads how the host finds names by its uplinks, and reports whether
+// that was written since the host came up.
+func (s *Store) Resolving() (r uplink.Resolving, sameBoot bool, err error) {
+	path := filepath.Join(s.paths.uplinkLeases, resolvingFile+".json")
+	b, err := readFile(path, maxUplink)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, false, nil
+	}
+	if err == nil {
+		err = decodeVersioned(path, b, uplinkFormat, &r)
+	}
+	return r, r.BootID == s.bootID, err
+}
+
+// PutResolving writes how the host finds names. It is on disk before that returns.
+func (s *Store) PutResolving(r uplink.Resolving) error {
+	r.Format, r.BootID = uplinkFormat, s.bootID
+	return s.putUplinkFile("record of", s.paths.uplinkLeases, resolvingFile, r)
+}
+
 // DeleteUplinkLease forgets the lease of an uplink. It is no error if there is none.
 func (s *Store) DeleteUplinkLease(bridge string) error {
 	return s.deleteUplinkFile(s.paths.uplinkLeases, bridge)

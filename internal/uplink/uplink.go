@@ -34,8 +34,10 @@ type Record struct {
 	// Uplink is the bridge, with what the host had on the card.
 	Uplink hoststate.Uplink `json:"uplink"`
 	// DHCP says that Viaduct itself is the DHCP client on the bridge, Metric how
-	// long its routes are, and Clients who was it on the card before.
+	// long its routes are, Leased that the card had a lease before, and Clients by whom
+	// it was kept.
 	DHCP    bool     `json:"dhcp,omitempty"`
+	Leased  bool     `json:"leased,omitempty"`
 	Metric  uint32   `json:"metric,omitempty"`
 	Clients []Client `json:"clients,omitempty"`
 	// Edits are what was changed in the manager's files.

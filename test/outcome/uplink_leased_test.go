@@ -26,6 +26,8 @@ type leasedSite struct {
 	files   map[string]string   // those below /etc that the host has of its own
 	mac     net.HardwareAddr
 	boots   int
+	// nameServer, if valid, is where the LAN's names are resolved, and what they lead to.
+	nameServer netip.Addr
 }
 
 // renewal is when clients on the LAN renew, in seconds. The lease is longer.
@@ -33,8 +35,13 @@ const renewal = "4"
 
 func newLeasedSite(t *testing.T, files map[string]string, boot func(*leasedSite)) *leasedSite {
 	t.Helper()
+	return newNamedSite(t, files, boot, netip.Addr{})
+}
+
+func newNamedSite(t *testing.T, files map[string]string, boot func(*leasedSite), nameServer netip.Addr) *leasedSite {
+	t.Helper()
 	lab.Need(t, "dnsmasq", "ip")
-	s := &leasedSite{site: &site{Lab: lab.New(t), t: t}, boot: boot, files: files, mac: net.HardwareAddr{0x52, 0x54, 0, 0xaa, 0xbb, 0xcc}}
+	s := &leasedSite{site: &site{Lab: lab.New(t), t: t}, boot: boot, files: files, mac: net.HardwareAddr{0x52, 0x54, 0, 0xaa, 0xbb, 0xcc}, nameServer: nameServer}
 	s.host = &lab.Host{Outside: &lab.Outside{Node: s.Node("outside")}}
 	s.start()
 	s.host.Outside.AddAddr("lan0", netip.MustParsePrefix("203.0.113.1/24"), netip.MustParsePrefix("2001:db8:113::1/64"))
@@ -51,9 +58,14 @@ func newLeasedSite(t *testing.T, files map[string]string, boot func(*leasedSite)
 
 // serve starts the LAN's server with a range of addresses.
 func (s *leasedSite) serve(addresses string) *lab.Process {
-	return s.host.Outside.Start("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--port=0", "--interface=lan0", "--bind-dynamic",
-		"--dhcp-range="+addresses+",2m", "--dhcp-option=58,"+renewal, "--dhcp-option=59,60", "--dhcp-option=6,203.0.113.53",
-		"--dhcp-range=2001:db8:113::,ra-only", "--enable-ra", "--dhcp-leasefile=/tmp/leases", "--dhcp-authoritative", "--log-dhcp", "--log-facility=-")
+	args := []string{"dnsmasq", "--port=0", "--dhcp-option=6,203.0.113.53"}
+	if a := s.nameServer; a.IsValid() {
+		s.host.Outside.AddAddr("lan0", netip.PrefixFrom(a, 32))
+		args = []string{"dnsmasq", "--no-resolv", "--no-hosts", "--listen-address=" + a.String(), "--address=/lan.example/" + a.String(), "--dhcp-option=6," + a.String(), "--dhcp-option=15,lan.example"}
+	}
+	return s.host.Outside.Start(append(args, "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--interface=lan0", "--bind-dynamic",
+		"--dhcp-range="+addresses+",2m", "--dhcp-option=58,"+renewal, "--dhcp-option=59,60",
+		"--dhcp-range=2001:db8:113::,ra-only", "--enable-ra", "--dhcp-leasefile=/tmp/leases", "--dhcp-authoritative", "--log-dhcp", "--log-facility=-")...)
 }
 
 // start is the host being switched on, with the files that it had.
@@ -78,7 +90,7 @@ func (s *leasedSite) start() {
 		s.host.WriteFile(path, content)
 	}
 	s.daemon = s.host.NewDaemon(binary, lab.DaemonOptions{
-		Args: []string{"--libvirt-dir", "/nowhere", "--no-default"}, Env: []string{"PATH=" + os.Getenv("PATH") + ":" + filepath.Dir(ifupdownProgram) + ":" + nmRoot + "/usr/bin"},
+		Args: []string{"--libvirt-dir", "/nowhere", "--no-default"}, Env: []string{"PATH=" + os.Getenv("PATH") + ":" + filepath.Dir(ifupdownProgram) + ":" + nmRoot + "/usr/bin:/tmp/sbin"},
 	})
 }
 

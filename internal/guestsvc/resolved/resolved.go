@@ -1,6 +1,7 @@
 // Package resolved has systemd-resolved ask a network's DNS server for the
 // names in the network's domain, so that the host itself knows its guests by
-// name. See org.freedesktop.resolve1(5).
+// name, and the name servers of the host's own lease for all others. See
+// org.freedesktop.resolve1(5).
 package resolved
 
 import (
@@ -16,18 +17,27 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Config is what systemd-resolved is told of a network.
+// Config is what systemd-resolved is told of a link.
 type Config struct {
-	Network string // the network's name
+	Network string // the network's name; "" where the link is an uplink
 	Bridge  string
+	// Domain is the one whose names the servers are asked for; "" if they are for all names.
 	Domain  string
 	Servers []netip.AddrPort
+	// Search are tried behind names without a dot.
+	Search []string
 }
 
 // String tells the whole configuration on one line, as a plan shows it.
 func (c Config) String() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "on %s domain %s", c.Bridge, c.Domain)
+	fmt.Fprintf(&s, "on %s", c.Bridge)
+	if c.Domain != "" {
+		s.WriteString(" domain " + c.Domain)
+	}
+	for _, d := range c.Search {
+		s.WriteString(" search " + d)
+	}
 	for _, a := range c.Servers {
 		s.WriteString(" server " + a.String())
 	}
@@ -93,7 +103,7 @@ type Link struct {
 func (c *Client) Start(config Config) (*Link, error) {
 	index, err := c.deps.Index(config.Bridge)
 	if err != nil {
-		return nil, fmt.Errorf("register names of network '%s': %w", config.Network, err)
+		return nil, fmt.Errorf("register name servers of %s: %w", config.Bridge, err)
 	}
 	l := &Link{client: c, config: config, index: index, tried: make(chan struct{})}
 	c.mu.Lock()
@@ -135,6 +145,13 @@ func (l *Link) Bound() bool {
 	defer l.mu.Unlock()
 	index, err := l.client.deps.Index(l.config.Bridge)
 	return err == nil && index == l.index
+}
+
+// Told reports whether systemd-resolved runs and knows.
+func (l *Link) Told() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.told
 }
 
 // Close has systemd-resolved forget the link.
@@ -278,10 +295,17 @@ func (l *Link) tell(ctx context.Context, conn *dbus.Conn) {
 // note says how an attempt ended. It needs l.mu.
 func (l *Link) note(err error) {
 	log := l.client.deps.Log.With("network", l.config.Network)
+	if l.config.Network == "" {
+		log = l.client.deps.Log.With("link", l.config.Bridge)
+	}
 	switch {
+	case err == nil && l.config.Network == "":
+		log.Info("systemd-resolved asks the name servers of this link", "servers", l.config.Servers)
+		l.missed = false
 	case err == nil:
 		log.Info("the host resolves the names of this network", "domain", l.config.Domain)
 		l.missed = false
+	case l.config.Network == "" && unavailable(err): // there are other ways to tell the host
 	case !l.missed && !errors.Is(err, context.Canceled):
 		l.missed = true
 		if unavailable(err) {
@@ -328,7 +352,7 @@ const (
 	inet6 = 10
 )
 
-// register tells systemd-resolved of the servers and their domain. The domain
+// register tells systemd-resolved of the servers and their domains. The first
 // only chooses who is asked, and is not tried behind names without a dot.
 func (c Config) register(ctx context.Context, conn *dbus.Conn, index int32) error {
 	var plain []address
@@ -352,7 +376,14 @@ func (c Config) register(ctx context.Context, conn *dbus.Conn, index int32) erro
 	if err != nil {
 		return err
 	}
-	return call(ctx, conn, "SetLinkDomains", index, []domain{{c.Domain, true}})
+	domains := []domain{}
+	if c.Domain != "" {
+		domains = append(domains, domain{c.Domain, true})
+	}
+	for _, d := range c.Search {
+		domains = append(domains, domain{d, false})
+	}
+	return call(ctx, conn, "SetLinkDomains", index, domains)
 }
 
 // call calls a method of systemd-resolved, without starting it: where it does
