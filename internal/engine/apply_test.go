@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"viaduct/internal/hoststate"
+	"viaduct/internal/lab"
 	"viaduct/internal/netdef"
 	"viaduct/internal/store"
 )
@@ -205,6 +206,17 @@ func TestApplyCutShort(t *testing.T) {
 
 func beforeOf(r *rig, n *network) store.Before { return before(move{n, r.present(n)}) }
 
+// due puts the deadline of a change that awaits confirmation to now.
+func (r *rig) due(id netdef.UUID) {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.awaited[id]
+	if w == nil || !w.timer.Reset(0) {
+		r.t.Fatal("no change awaits confirmation")
+	}
+}
+
 func TestConfirm(t *testing.T) {
 	r := newRig(t)
 	r.applied("a added", ApplyOptions{}, bridged("a", 1, "br1"))
@@ -213,11 +225,7 @@ func TestConfirm(t *testing.T) {
 	taken := func() bool { return r.world() == before }
 	await := func() {
 		t.Helper()
-		for deadline := time.Now().Add(time.Minute); !taken(); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatal("the change was not taken back")
-			}
-		}
+		lab.Await(t, "the change is taken back", taken)
 	}
 	next := bridged("a", 2, "br2")
 
@@ -237,11 +245,12 @@ func TestConfirm(t *testing.T) {
 	}
 
 	// Across a restart, with time left and without.
-	r.applied("a changed", ApplyOptions{Confirm: 2 * time.Second}, next)
+	r.applied("a changed", ApplyOptions{Confirm: time.Hour}, next)
 	r.restart()
 	if taken() {
 		t.Error("taken back before its time")
 	}
+	r.due(a.UUID)
 	await()
 	r.applied("a changed", ApplyOptions{Confirm: time.Hour}, next)
 	r.stop()
@@ -263,10 +272,13 @@ func TestConfirm(t *testing.T) {
 	}
 
 	// What is confirmed stays.
-	r.applied("a changed", ApplyOptions{Confirm: 300 * time.Millisecond}, next)
+	r.applied("a changed", ApplyOptions{Confirm: time.Hour}, next)
+	timer := r.awaited[a.UUID].timer
 	r.must(r.Confirm(t.Context(), a.UUID, false))
+	if timer.Stop() {
+		t.Error("the deadline of a confirmed change goes on")
+	}
 	confirmed := r.world()
-	time.Sleep(400 * time.Millisecond) // past the deadline
 	r.restart()
 	if r.world() != confirmed {
 		t.Error("a confirmed change was taken back")
@@ -283,20 +295,16 @@ func TestConfirmAcrossBoots(t *testing.T) {
 	r := newRig(t)
 	r.applied("a added", ApplyOptions{}, bridged("a", 1, "br1"))
 	a, _ := r.Lookup("a")
-	r.applied("a changed", ApplyOptions{Confirm: time.Second}, bridged("a", 2, "br2"))
+	r.applied("a changed", ApplyOptions{Confirm: time.Hour}, bridged("a", 2, "br2"))
 	r.stop()
 	r.bootID = "another"
 	r.start()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	r.due(a.UUID)
+	lab.Await(t, "the definition is as it was", func() bool {
 		text, err := r.XML(a.UUID, true)
 		r.must(err)
-		if strings.Contains(text, "br1") {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("not taken back")
-		}
-	}
+		return strings.Contains(text, "br1")
+	})
 	if a, _ = r.Lookup("a"); a.Active {
 		t.Error("a network is active that nobody started")
 	}

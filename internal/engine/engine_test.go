@@ -16,6 +16,7 @@ import (
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/host"
 	"viaduct/internal/hoststate"
+	"viaduct/internal/lab"
 	"viaduct/internal/netdef"
 	"viaduct/internal/store"
 )
@@ -270,17 +271,7 @@ func TestHealsWhatOthersBreak(t *testing.T) {
 	bridge := hoststate.BridgeKey(i.Bridge)
 	r.host.Remove(bridge)
 	r.host.Emit(bridge)
-	deadline := time.After(10 * time.Second)
-	for {
-		if now := r.host.State(); len(now) == len(whole) {
-			break
-		}
-		select {
-		case <-deadline:
-			t.Fatal("the bridge was not made again")
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	lab.Await(t, "the bridge is made again", func() bool { return len(r.host.State()) == len(whole) })
 }
 
 func TestPlug(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"viaduct/internal/hook"
 	"viaduct/internal/host"
 	"viaduct/internal/hoststate"
+	"viaduct/internal/lab"
 	"viaduct/internal/netdef"
 )
 
@@ -45,16 +46,6 @@ func hooked(t *testing.T) (r *rig, calls func() string, refuse func(op string)) 
 	return r, calls, refuse
 }
 
-// eventually waits until something holds.
-func (r *rig) eventually(holds func() bool) {
-	r.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			r.t.Fatal("in vain")
-		}
-	}
-}
-
 // Hooks hear of a network's life, and of nothing else.
 func TestHooks(t *testing.T) {
 	r, calls, _ := hooked(t)
@@ -87,7 +78,7 @@ func TestHooks(t *testing.T) {
 	bridge, _ := r.Lookup("a")
 	r.host.Remove(hoststate.BridgeKey(bridge.Bridge))
 	r.host.Emit(hoststate.BridgeKey(bridge.Bridge))
-	r.eventually(func() bool { return r.host.State()[hoststate.BridgeKey(bridge.Bridge)] != nil })
+	lab.Await(t, "the bridge is made again", func() bool { return r.host.State()[hoststate.BridgeKey(bridge.Bridge)] != nil })
 	expect("healing", "")
 	r.restart()
 	expect("adoption", "")
@@ -140,14 +131,14 @@ func TestHooksDelayNobodyElse(t *testing.T) {
 	r.must(os.WriteFile(path, []byte("#!/bin/sh\n[ $1 = b ] || { touch "+wait+"; while [ -e "+wait+" ]; do sleep 0.01; done; }\n"), 0o755))
 	started := make(chan error, 1)
 	go func() { started <- r.Start(t.Context(), i.UUID) }()
-	r.eventually(func() bool { _, err := os.Stat(wait); return err == nil })
+	lab.Await(t, "the hook runs", func() bool { _, err := os.Stat(wait); return err == nil })
 	r.must(r.Start(t.Context(), j.UUID))
 	r.must(r.Destroy(t.Context(), j.UUID))
 	if _, err := r.XML(i.UUID, true); err != nil {
 		t.Error(err)
 	}
 	for range 2 { // start and started
-		r.eventually(func() bool { return os.Remove(wait) == nil })
+		lab.Await(t, "the hook waits", func() bool { return os.Remove(wait) == nil })
 	}
 	r.must(<-started)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"viaduct/internal/hoststate"
+	"viaduct/internal/lab"
 	"viaduct/internal/netdef"
 )
 
@@ -312,10 +313,5 @@ func TestFirstRepairAfterAWhileIsQuick(t *testing.T) {
 	bridge := hoststate.BridgeKey(i.Bridge)
 	r.host.Remove(bridge)
 	r.host.Emit(bridge)
-	for deadline := time.Now().Add(10 * time.Second); len(r.host.Observe([]hoststate.Key{bridge})) == 0; {
-		if time.Now().After(deadline) {
-			t.Fatal("the bridge was not made again")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	lab.Await(t, "the bridge is made again", func() bool { return len(r.host.Observe([]hoststate.Key{bridge})) > 0 })
 }

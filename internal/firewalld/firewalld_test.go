@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"viaduct/internal/hoststate"
+	"viaduct/internal/lab"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -54,17 +55,8 @@ func newBus(t *testing.T) *bus {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = daemon.Process.Kill(); _ = daemon.Wait() })
-	eventually(t, func() bool { _, err := os.Stat(socket); return err == nil })
+	lab.Await(t, "the bus listens", func() bool { _, err := os.Stat(socket); return err == nil })
 	return &bus{t: t, address: "unix:path=" + socket, zoneOf: map[string]string{}}
-}
-
-func eventually(t *testing.T, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it never came to be")
-		}
-	}
 }
 
 func (b *bus) connect(ctx context.Context) (*dbus.Conn, error) {
@@ -188,7 +180,7 @@ func TestMirror(t *testing.T) {
 		t.Fatal("there is none")
 	}
 	b.start()
-	eventually(t, func() bool { return len(c.Facts().Zones) == 2 })
+	lab.Await(t, "two zones are known", func() bool { return len(c.Facts().Zones) == 2 })
 	<-c.Events()
 	if err := c.Apply(t.Context(), []hoststate.Op{in("libvirt", "virbr0")}); err != nil || zoneOf(c, "virbr0") != "libvirt" {
 		t.Fatal(err, zoneOf(c, "virbr0"))
@@ -268,7 +260,7 @@ func TestSilence(t *testing.T) {
 		t.Errorf("21 operations took %s", took)
 	}
 	end()
-	eventually(t, func() bool { return c.Apply(t.Context(), []hoststate.Op{in("libvirt", "virbr0")}) == nil })
+	lab.Await(t, "it is applied", func() bool { return c.Apply(t.Context(), []hoststate.Op{in("libvirt", "virbr0")}) == nil })
 	if zone := zoneOf(c, "virbr0"); zone != "libvirt" {
 		t.Errorf("in zone %q", zone)
 	}
@@ -285,7 +277,7 @@ func TestSlowStart(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	end()
-	eventually(t, func() bool { return len(c.Facts().Zones) == 2 })
+	lab.Await(t, "two zones are known", func() bool { return len(c.Facts().Zones) == 2 })
 }
 
 // Where there is no bus, nobody waits, and one that comes is found by the next
@@ -310,7 +302,7 @@ func TestNoBus(t *testing.T) {
 	mu.Lock()
 	b = there
 	mu.Unlock()
-	eventually(t, func() bool { return len(c.Look().Zones) == 2 })
+	lab.Await(t, "two zones are known", func() bool { return len(c.Look().Zones) == 2 })
 }
 
 // What an administrator has changed of our zone is told from what firewalld

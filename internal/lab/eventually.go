@@ -1,6 +1,9 @@
 package lab
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // eventuallyStep is how often Eventually looks.
 const eventuallyStep = 20 * time.Millisecond
@@ -22,4 +25,17 @@ func Eventually(t T, deadline time.Duration, check func() error) {
 		}
 		time.Sleep(eventuallyStep)
 	}
+}
+
+// Await waits until something holds, which what says in the words of a failure,
+// and no longer than any busy machine takes. It polls, as Eventually does.
+func Await(t T, what string, holds func() bool) {
+	t.Helper()
+	waiting := errors.New(what)
+	Eventually(t, time.Minute, func() error {
+		if holds() {
+			return nil
+		}
+		return waiting
+	})
 }

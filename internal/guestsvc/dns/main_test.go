@@ -49,16 +49,6 @@ func prefixes(list ...string) []netip.Prefix {
 	return out
 }
 
-// await polls until something holds that no event tells of.
-func await(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
 // clock is a clock that stands still unless it is put forward.
 type clock struct {
 	mu sync.Mutex

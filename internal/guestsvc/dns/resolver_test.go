@@ -11,6 +11,8 @@ import (
 	"time"
 
 	mdns "github.com/miekg/dns"
+
+	"viaduct/internal/lab"
 )
 
 func TestCacheCountsDown(t *testing.T) {
@@ -418,7 +420,7 @@ func TestOneFlightForManyClients(t *testing.T) {
 	for i := range answers {
 		wg.Go(func() { answers[i] = s.ask(t, "a.example.", mdns.TypeA) })
 	}
-	await(t, "50 queries wait", func() bool { return f.resolver.waiting.count() == 50 })
+	lab.Await(t, "50 queries wait", func() bool { return f.resolver.waiting.count() == 50 })
 	release()
 	wg.Wait()
 	for _, got := range answers {
@@ -440,7 +442,7 @@ func TestTooManyInFlight(t *testing.T) {
 	for i := range maxWaitingOfClient {
 		wg.Go(func() { s.ask(t, fmt.Sprintf("n%d.example.", i), mdns.TypeA) })
 	}
-	await(t, "the client's share is used up", func() bool { return s.waiting.count() == maxWaitingOfClient })
+	lab.Await(t, "the client's share is used up", func() bool { return s.waiting.count() == maxWaitingOfClient })
 	for network, want := range map[string]string{"udp": "SERVFAIL", "tcp": "SERVFAIL"} {
 		if got := short(s.exchange(t, network, new(mdns.Msg).SetQuestion("more.example.", mdns.TypeA))); got != want {
 			t.Errorf("by %s: got %s, want %s", network, got, want)
@@ -467,7 +469,7 @@ func TestFlightLimit(t *testing.T) {
 	for i, s := range []*server{a, b, a, b} {
 		wg.Go(func() { s.ask(t, fmt.Sprintf("n%d.example.", i%3), mdns.TypeA) }) // 0 twice
 	}
-	await(t, "questions are asked", func() bool { return up.count() == 3 && f.resolver.waiting.count() == 4 })
+	lab.Await(t, "questions are asked", func() bool { return up.count() == 3 && f.resolver.waiting.count() == 4 })
 	if got := b.ask(t, "more.example.", mdns.TypeA); got != "SERVFAIL" {
 		t.Errorf("got %s", got)
 	}
@@ -554,7 +556,7 @@ func TestCloseWhileWaiting(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	await(t, "queries wait", func() bool { return s.waiting.count() == 10 })
+	lab.Await(t, "queries wait", func() bool { return s.waiting.count() == 10 })
 	s.Close()
 	if n := f.resolver.waiting.count(); n != 0 {
 		t.Errorf("%d queries still wait", n)

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	mdns "github.com/miekg/dns"
+
+	"viaduct/internal/lab"
 )
 
 // demo is a network with one of everything.
@@ -218,7 +220,7 @@ func TestTCPConnectionLimit(t *testing.T) {
 		t.Error("one connection too many was served")
 	}
 	held[0].Close()
-	await(t, "a place is free", func() bool { return s.conns.count() < maxConnsOfClient })
+	lab.Await(t, "a place is free", func() bool { return s.conns.count() < maxConnsOfClient })
 	if got := short(s.exchange(t, "tcp", new(mdns.Msg).SetQuestion("alpha.", mdns.TypeA))); got != "NOERROR A 192.168.122.10" {
 		t.Errorf("got %s", got)
 	}
