@@ -22,17 +22,21 @@ func Build(dir, pkg, name string) (string, error) {
 	return path, nil
 }
 
-// BuildForTests builds the program under test into a new folder for tests of
-// that name, which is the caller's to remove. It ends the process if it cannot.
-func BuildForTests(tests string) (dir, binary string) {
-	dir, err := os.MkdirTemp("", tests)
-	if err == nil {
-		if binary, err = Build(dir, viaduct, "viaduct"); err == nil {
-			return dir, binary
+// Main is what TestMain does for tests of the program itself: it builds the
+// program into a folder that lasts as long as the tests, says where it is, and
+// exits with what run, which runs them, returns.
+func Main(tests string, binary *string, run func() int) {
+	Init()
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", tests)
+		if err == nil {
+			defer os.RemoveAll(dir)
+			*binary, err = Build(dir, viaduct, "viaduct")
 		}
-		os.RemoveAll(dir)
-	}
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
-	return "", ""
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return run()
+	}())
 }

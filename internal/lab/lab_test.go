@@ -3,6 +3,7 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"testing"
@@ -70,11 +71,12 @@ func TestNodesHaveFilesOfTheirOwn(t *testing.T) {
 
 	n.WriteFile("/etc/resolv.conf", "nameserver 192.0.2.1\n")
 	n.WriteFile("/etc/lab-test/file", "mine\n")
-	n.WriteFile("/tmp/lab-test", "mine\n")
+	own := fmt.Sprintf("/tmp/lab-test-%d", os.Getpid())
+	n.WriteFile(own, "mine\n")
 	if got, err := n.ReadFile("/etc/lab-test/file"); got != "mine\n" || err != nil {
 		t.Errorf("the node reads back %q, %v", got, err)
 	}
-	if _, err := os.Stat("/tmp/lab-test"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(own); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file that the node wrote to /tmp is the machine's too: %v", err)
 	}
 	if diff := lab.EtcSnapshot().Diff(before); len(diff) > 0 {

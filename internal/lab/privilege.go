@@ -58,16 +58,26 @@ func Strict() bool {
 // namespaces or one of the programs; on a strict machine the test fails.
 func Need(t T, tools ...string) {
 	t.Helper()
-	lack := t.Skipf
-	if Strict() {
-		lack = t.Fatalf
-	}
 	if err := canMakeNamespaces(); err != nil {
-		lack("needs root, to make namespaces: %v", err)
+		lack(t, "needs root, to make namespaces: %v", err)
 	}
+	NeedTools(t, tools...)
+}
+
+// NeedTools is Need for a test that makes no namespaces.
+func NeedTools(t T, tools ...string) {
+	t.Helper()
 	if missing := Missing(tools...); len(missing) > 0 {
-		lack("needs %q, which is not installed", missing)
+		lack(t, "needs %q, which is not installed", missing)
 	}
+}
+
+func lack(t T, format string, args ...any) {
+	t.Helper()
+	if Strict() {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
 }
 
 // Missing returns those of the programs that are not installed.

@@ -5,7 +5,6 @@
 package faults
 
 import (
-	"os"
 	"testing"
 
 	"viaduct/internal/lab"
@@ -14,11 +13,4 @@ import (
 // binary is the program under test.
 var binary string
 
-func TestMain(m *testing.M) {
-	lab.Init()
-	var dir string
-	dir, binary = lab.BuildForTests("faults")
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { lab.Main("faults", &binary, m.Run) }

@@ -74,7 +74,7 @@ ip route add default via $router
 
 // guestFolder has the kernel and the first files of all guests.
 var guestFolder = sync.OnceValues(func() (string, error) {
-	dir := filepath.Join(scratch, "guest")
+	dir := filepath.Join(filepath.Dir(binary), "guest")
 	return dir, kernel.Guest{Init: guestInit, Files: map[string]string{"udhcpc": guestDHCP}}.Build(dir)
 })
 

@@ -19,16 +19,14 @@ import (
 	"viaduct/internal/lab"
 )
 
-// binary is the program under test, and scratch a folder for all tests.
-var binary, scratch string
+// binary is the program under test, in a folder that lasts as long as the tests.
+var binary string
 
 func TestMain(m *testing.M) {
-	lab.Init()
-	scratch, binary = lab.BuildForTests("libvirt")
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		os.RemoveAll(scratch)
-		os.Exit(code)
-	}))
+	lab.Main("libvirt", &binary, func() (code int) {
+		goleak.VerifyTestMain(m, goleak.Cleanup(func(c int) { code = c }))
+		return code
+	})
 }
 
 // uri is what clients are given: they look for virtnetworkd's socket first, and

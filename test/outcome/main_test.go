@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -19,14 +18,7 @@ import (
 // binary is the program under test.
 var binary string
 
-func TestMain(m *testing.M) {
-	lab.Init()
-	var dir string
-	dir, binary = lab.BuildForTests("outcome")
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { lab.Main("outcome", &binary, m.Run) }
 
 // site is a lab with one host that runs a daemon.
 type site struct {

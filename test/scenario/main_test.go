@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -19,14 +18,7 @@ import (
 // binary is the program under test.
 var binary string
 
-func TestMain(m *testing.M) {
-	lab.Init()
-	var dir string
-	dir, binary = lab.BuildForTests("scenario")
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { lab.Main("scenario", &binary, m.Run) }
 
 // patience bounds what is let through, which ends when it has come.
 const patience = time.Minute

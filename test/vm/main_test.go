@@ -33,14 +33,7 @@ func run(m *testing.M) int {
 // needs; on the project's own machines the test fails.
 func need(t *testing.T) {
 	t.Helper()
-	missing := lab.Missing("qemu-system-x86_64", "mke2fs", "busybox", "cpio", "depmod", "apt-get", "dpkg-deb", "nft", "bridge", "ldd")
-	if len(missing) == 0 {
-		return
-	}
-	if lab.Strict() {
-		t.Fatalf("needs %q, which is not installed", missing)
-	}
-	t.Skipf("needs %q, which is not installed", missing)
+	lab.NeedTools(t, "qemu-system-x86_64", "mke2fs", "busybox", "cpio", "depmod", "apt-get", "dpkg-deb", "nft", "bridge", "ldd")
 }
 
 func goBuild(pkg, name string) (string, error) { return lab.Build(scratch, pkg, name) }

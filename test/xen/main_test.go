@@ -18,12 +18,5 @@ func TestMain(m *testing.M) {
 // needs; on the project's own machines the test fails.
 func need(t *testing.T) {
 	t.Helper()
-	missing := lab.Missing("qemu-system-x86_64", "busybox", "cpio", "depmod", "apt-get", "dpkg-deb", "nft", "ip", "bridge", "tc", "nsenter", "ldd", "xz")
-	if len(missing) == 0 {
-		return
-	}
-	if lab.Strict() {
-		t.Fatalf("needs %q, which is not installed", missing)
-	}
-	t.Skipf("needs %q, which is not installed", missing)
+	lab.NeedTools(t, "qemu-system-x86_64", "busybox", "cpio", "depmod", "apt-get", "dpkg-deb", "nft", "ip", "bridge", "tc", "nsenter", "ldd", "xz")
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -20,13 +19,10 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
-	lab.Init()
-	var dir string
-	dir, binary = lab.BuildForTests("xenscript")
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		os.RemoveAll(dir)
-		os.Exit(code)
-	}))
+	lab.Main("xenscript", &binary, func() (code int) {
+		goleak.VerifyTestMain(m, goleak.Cleanup(func(c int) { code = c }))
+		return code
+	})
 }
 
 // site is a lab with one host that runs a daemon.
