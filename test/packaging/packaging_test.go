@@ -38,7 +38,7 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"bin/viaduct", "lib/systemd/system/viaduct.service", "lib/systemd/system/viaduct.socket",
+		"bin/viaduct", "lib/systemd/system/viaduct.service", "lib/systemd/system/viaduct.socket", "lib/systemd/system/viaduct-bridge-helper.socket",
 		"lib/systemd/system/virtnetworkd.socket", "lib/systemd/system/virtnetworkd-ro.socket",
 		"lib/systemd/system/virtnwfilterd.socket", "lib/systemd/system/virtnwfilterd-ro.socket", "lib/sysusers.d/viaduct.conf",
 		"share/bash-completion/completions/viaduct", "share/zsh/site-functions/_viaduct", "share/fish/vendor_completions.d/viaduct.fish",
@@ -59,7 +59,7 @@ func TestInstall(t *testing.T) {
 			t.Skip(err)
 		}
 		verify := []string{"verify", "--man=no"}
-		for _, unit := range []string{"viaduct.service", "viaduct.socket", "virtnetworkd.socket", "virtnetworkd-ro.socket", "virtnwfilterd.socket", "virtnwfilterd-ro.socket"} {
+		for _, unit := range []string{"viaduct.service", "viaduct.socket", "viaduct-bridge-helper.socket", "virtnetworkd.socket", "virtnetworkd-ro.socket", "virtnwfilterd.socket", "virtnwfilterd-ro.socket"} {
 			verify = append(verify, filepath.Join(units, unit))
 		}
 		if out := run(t, "systemd-analyze", verify...); out != "" {

@@ -45,7 +45,39 @@ func TestUnits(t *testing.T) {
 		t.Errorf("the next daemon did: %s", line)
 	}
 	m.undenied()
+
+	// A guest's driver that starts with the host finds the networks.
+	m.write("/etc/systemd/system/virtqemud.service", driver, "644")
+	m.run("systemctl", "enable", "virtqemud.service", "virtnetworkd.socket", "virtnetworkd-ro.socket")
+	guest.Unplug()
+	m.off()
+	m.boot()
+	if got := m.journal("virtqemud.service"); !strings.Contains(got, "default   active   yes         yes") || !strings.Contains(got, "inet 192.168.122.1/24") {
+		t.Errorf("the driver of guests sees:\n%s", got)
+	}
+	guest.Plug(m.host.Node, "virbr0", "one")
+	m.lease(guest)
+	if err := guest.Ping(t.Context(), m.host.Outside.Addr); err != nil {
+		t.Error(err)
+	}
+	m.undenied()
+
+	security := m.run("systemd-analyze", "security", "--no-pager", "viaduct.service")
+	if level := security[strings.LastIndex(strings.TrimSpace(security), "\n")+1:]; !strings.Contains(level, "OK") {
+		t.Errorf("systemd says %s", level)
+	}
 }
+
+// driver stands for libvirt's driver of guests.
+const driver = `[Unit]
+Wants=virtnetworkd.socket
+[Service]
+Type=oneshot
+ExecStart=virsh -c network:///system net-list
+ExecStart=ip addr show dev virbr0
+[Install]
+WantedBy=multi-user.target
+`
 
 // settled waits until the kernel has given a link that is up its own address.
 func (m *machine) settled(link string) {
