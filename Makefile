@@ -13,33 +13,30 @@ fishdir     = $(PREFIX)/share/fish/vendor_completions.d
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
 
-.PHONY: build install docs demo test test-xen fuzz bench clean
+.PHONY: build install demo test test-xen fuzz soak bench clean
 
 # A static binary that is the same wherever it is built.
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X viaduct/internal/cli.version=$(VERSION)' -o bin/viaduct ./cmd/viaduct
 
-# Manual pages and completions come out of the binary, so that they cannot
-# differ from it.
-docs: build
-	rm -rf bin/share && mkdir -p bin/share/completions
-	bin/viaduct man-pages bin/share/man
-	bin/viaduct completion bash >bin/share/completions/viaduct.bash
-	bin/viaduct completion zsh >bin/share/completions/viaduct.zsh
-	bin/viaduct completion fish >bin/share/completions/viaduct.fish
+bin/viaduct: go.mod $(shell find cmd internal -name '*.go' ! -name '*_test.go')
+	$(MAKE) build
 
-install: docs
+# Installs what `make build` made, since sudo often finds no Go. Manual pages and
+# completions come out of the binary, so that they cannot differ from it.
+install: bin/viaduct
 	install -Dm755 bin/viaduct $(DESTDIR)$(bindir)/viaduct
 	ln -sf viaduct $(DESTDIR)$(bindir)/viaduct-bridge-helper
-	install -d $(DESTDIR)$(mandir) $(DESTDIR)$(unitdir)
-	install -m644 bin/share/man/*.1 $(DESTDIR)$(mandir)/
+	install -d $(DESTDIR)$(mandir) $(DESTDIR)$(unitdir) $(DESTDIR)$(bashdir) $(DESTDIR)$(zshdir) $(DESTDIR)$(fishdir)
+	bin/viaduct man-pages $(DESTDIR)$(mandir)
 	sed 's|@bindir@|$(bindir)|' packaging/viaduct.service.in >$(DESTDIR)$(unitdir)/viaduct.service
 	chmod 644 $(DESTDIR)$(unitdir)/viaduct.service
 	install -m644 packaging/*.socket $(DESTDIR)$(unitdir)/
 	install -Dm644 packaging/viaduct.sysusers $(DESTDIR)$(sysusersdir)/viaduct.conf
-	install -Dm644 bin/share/completions/viaduct.bash $(DESTDIR)$(bashdir)/viaduct
-	install -Dm644 bin/share/completions/viaduct.zsh $(DESTDIR)$(zshdir)/_viaduct
-	install -Dm644 bin/share/completions/viaduct.fish $(DESTDIR)$(fishdir)/viaduct.fish
+	bin/viaduct completion bash >$(DESTDIR)$(bashdir)/viaduct
+	bin/viaduct completion zsh >$(DESTDIR)$(zshdir)/_viaduct
+	bin/viaduct completion fish >$(DESTDIR)$(fishdir)/viaduct.fish
+	chmod 644 $(DESTDIR)$(mandir)/viaduct*.1 $(DESTDIR)$(bashdir)/viaduct $(DESTDIR)$(zshdir)/_viaduct $(DESTDIR)$(fishdir)/viaduct.fish
 	@[ -n '$(DESTDIR)' ] || echo "Now run: systemd-sysusers && systemctl daemon-reload && systemctl enable --now viaduct.socket viaduct.service"
 
 # Two guests on a fresh network, in namespaces of their own.

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
 
+	"viaduct/internal/engine"
 	"viaduct/internal/guestsvc/dnsmasq"
 	"viaduct/internal/httpapi"
 	"viaduct/internal/netdef"
@@ -15,7 +17,7 @@ import (
 
 var definitionVerbs = []verb{
 	{
-		name: "net-define", virsh: true, group: groupNetworks, operands: oneFile,
+		name: "net-define", virsh: true, group: groupNetworks, operands: oneFile, flags: schemaFlag,
 		short: "define a persistent network, or change one, from an XML file",
 		long:  "A change to an active network is kept for its next start.\nThe file - is the standard input.",
 		run: func(c *call) error {
@@ -23,7 +25,7 @@ var definitionVerbs = []verb{
 			if err != nil {
 				return err
 			}
-			n, err := c.client.Define(c, xml)
+			n, err := c.make(c.client.Define, xml)
 			if err != nil {
 				return failing(err, "Failed to define network from %s", c.operand("file"))
 			}
@@ -31,7 +33,7 @@ var definitionVerbs = []verb{
 		},
 	},
 	{
-		name: "net-create", virsh: true, group: groupNetworks, operands: oneFile,
+		name: "net-create", virsh: true, group: groupNetworks, operands: oneFile, flags: schemaFlag,
 		short: "create and start a transient network from an XML file",
 		long:  "It ends when it is stopped or the host restarts.\nThe file - is the standard input.",
 		run: func(c *call) error {
@@ -39,7 +41,7 @@ var definitionVerbs = []verb{
 			if err != nil {
 				return err
 			}
-			n, err := c.client.Create(c, xml)
+			n, err := c.make(c.client.Create, xml)
 			if err != nil {
 				return failing(err, "Failed to create network from %s", c.operand("file"))
 			}
@@ -66,6 +68,20 @@ var definitionVerbs = []verb{
 			"input.",
 		flags: []flag{{name: "format", value: "FORMAT", help: "print FORMAT: xml or dnsmasq", fallback: formatXML, choices: validateFormats}},
 	},
+}
+
+// schemaFlag is virsh's option for definitions that are to be held to libvirt's
+// schema.
+var schemaFlag = []flag{{name: "validate", help: "refuse elements and attributes that libvirt's schema does not know"}}
+
+// make defines or creates a network as the options want it.
+func (c *call) make(how func(context.Context, []byte) (engine.Info, error), xml []byte) (engine.Info, error) {
+	if c.is(schemaFlag[0].name) {
+		if err := netdef.ValidateNetwork(xml); err != nil {
+			return engine.Info{}, err
+		}
+	}
+	return how(c, xml)
 }
 
 var oneFile = []operand{{name: "file", help: "file with a network's XML"}}
@@ -124,8 +140,12 @@ func parse(xml []byte) (*netdef.Network, error) {
 	return n, n.Validate()
 }
 
-// check reads a definition as the daemon would.
+// check reads a definition as the daemon would, but forgives no element that
+// nobody knows: most of them are slips.
 func check(xml []byte) (*netdef.Network, error) {
+	if err := netdef.ValidateNetwork(xml); err != nil {
+		return nil, err
+	}
 	n, err := parse(xml)
 	if err != nil {
 		return nil, err

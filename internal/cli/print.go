@@ -31,7 +31,7 @@ type done struct {
 	Message string `json:"message"`
 	Network string `json:"network"`
 	UUID    string `json:"uuid"`
-	// Notes tell what is left to do elsewhere.
+	// Notes tell what is missing, and what is left to do elsewhere.
 	Notes []string `json:"notes,omitempty"`
 }
 
@@ -53,13 +53,18 @@ func (c *call) doneNoting(n engine.Info, notes []string, format string, args ...
 	return err
 }
 
-// started is done for a network that has been started.
+// started is done for a network that has been started, with what is missing and
+// what is to be done elsewhere.
 func (c *call) started(n engine.Info, format string, args ...any) error {
+	warnings, err := c.client.Warnings(c, n.UUID.String())
+	if err != nil {
+		return failing(err, "failed to get warnings of network '%s'", n.Name)
+	}
 	notes, err := c.client.Notes(c, n.UUID.String())
 	if err != nil {
 		return failing(err, "failed to get notes about network '%s'", n.Name)
 	}
-	return c.doneNoting(n, notes, format, args...)
+	return c.doneNoting(n, append(warnings, notes...), format, args...)
 }
 
 // table is printed in virsh's layout: columns as wide as their widest cell,

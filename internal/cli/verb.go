@@ -118,10 +118,14 @@ func (a *app) rootCommand() *cobra.Command {
 			return cmd.Help()
 		}
 		err := usagef("unknown command: '%s'", args[0])
-		if near := root.SuggestionsFor(args[0]); len(near) > 0 {
-			return &hint{err, "did you mean " + strings.Join(near, " or ") + "?"}
+		near := root.SuggestionsFor(args[0])
+		if found, _, err := root.Find([]string{"net-" + args[0]}); err == nil && found != root {
+			near = []string{found.Name()}
 		}
-		return err
+		if len(near) == 0 {
+			return &hint{err, "'viaduct help' lists the commands"}
+		}
+		return &hint{err, "did you mean " + strings.Join(near, " or ") + "?"}
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.Version = Version()

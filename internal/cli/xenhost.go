@@ -188,6 +188,9 @@ func importXen(c *call) error {
 	}
 	r := result{Understood: found.Understood, Open: found.Open}
 	if c.output != formatJSON {
+		if len(found.Understood)+len(found.Open)+len(found.Networks) == 0 {
+			fmt.Fprintln(c.out, "nothing of Xen was found below", filepath.Join(c.text("root"), "etc"))
+		}
 		for _, s := range found.Understood {
 			fmt.Fprintln(c.out, "+", s)
 		}

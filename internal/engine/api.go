@@ -42,6 +42,7 @@ func (e *Engine) Warnings(id netdef.UUID) ([]string, error) {
 	case live == nil:
 		return nil, nil
 	}
+	warnings := e.missing(live)
 	looped, err := e.Host.Collected(plan.Looped)
 	if err != nil {
 		return nil, errAs(netdef.ErrInternal, err)
@@ -50,13 +51,27 @@ func (e *Engine) Warnings(id netdef.UUID) ([]string, error) {
 	for _, port := range looped {
 		blocked[port.Fields[0].IfName] = true
 	}
-	var warnings []string
 	for _, p := range e.Host.Ports(live.Bridge.Name) {
 		if blocked[p.Name] {
 			warnings = append(warnings, fmt.Sprintf(loopWarning, p.Name))
 		}
 	}
 	return warnings, nil
+}
+
+// missing tells of what a network needs and the host does not have. That is no
+// reason to refuse a start, as a link may come later, but often a slip.
+func (e *Engine) missing(n *netdef.Network) (warnings []string) {
+	plug := plugType(n)
+	if l, ok := e.Host.Link(n.Bridge.Name); plug == netdef.PlugBridge && (!ok || l.Kind != kindBridge) {
+		warnings = append(warnings, fmt.Sprintf("the host has no bridge '%s' now, which guests are to be in", n.Bridge.Name))
+	}
+	for _, dev := range n.Forward.Interfaces {
+		if _, ok := e.Host.Link(dev); !ok && plug != netdef.PlugHostdevPCI {
+			warnings = append(warnings, fmt.Sprintf("the host has no device '%s' now, which guests' traffic is to go by", dev))
+		}
+	}
+	return warnings
 }
 
 // EventType says what happened to a network. The numbers are libvirt's

@@ -86,11 +86,20 @@ func (e *Engine) Apply(ctx context.Context, files []File, o ApplyOptions) (Apply
 	return e.carry(context.WithoutCancel(ctx), moves, o.Confirm)
 }
 
+// readStrictly is read without libvirt's leniency about elements that nobody
+// knows: one that is misspelt would take away what the network had by it.
+func (e *Engine) readStrictly(xml []byte) (*netdef.Network, error) {
+	if err := netdef.ValidateNetwork(xml); err != nil {
+		return nil, err
+	}
+	return e.read(xml)
+}
+
 // readFiles reads definitions, sorted by name.
 func (e *Engine) readFiles(files []File) ([]*netdef.Network, error) {
 	var defs []*netdef.Network
 	for _, f := range files {
-		def, err := e.read([]byte(f.XML))
+		def, err := e.readStrictly([]byte(f.XML))
 		var known *netdef.Error
 		if errors.As(err, &known) && f.Name != "" {
 			placed := *known

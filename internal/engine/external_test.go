@@ -26,6 +26,13 @@ func TestHostBridge(t *testing.T) {
 	i := r.define(`<network><name>lan</name><forward mode='bridge'/><bridge name='br0'/></network>`)
 	empty := r.text()
 	r.must(r.Start(ctx, i.UUID)) // as with libvirt, the bridge need not be there yet
+	said := func(want ...string) {
+		t.Helper()
+		if got, err := r.Warnings(i.UUID); err != nil || !slices.Equal(got, want) {
+			t.Errorf("warnings %q %v, want %q", got, err, want)
+		}
+	}
+	said("the host has no bridge 'br0' now, which guests are to be in")
 	if r.text() != empty {
 		t.Errorf("a start did something:\n%s", r.text())
 	}
@@ -33,6 +40,7 @@ func TestHostBridge(t *testing.T) {
 		t.Errorf("a tap without the bridge: %v", err)
 	}
 	r.withBridge()
+	said()
 	r.must(r.create(i, tap("vm0", 1000)))
 	r.host.Stock.Links = append(r.host.Stock.Links, host.Link{Index: 7, Name: "vif5.0"})
 	r.must(r.Plug(ctx, i.UUID, "vif5.0", 0))
