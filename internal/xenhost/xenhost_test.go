@@ -190,8 +190,12 @@ func TestInstall(t *testing.T) {
 }
 
 func TestInstallNeedsXen(t *testing.T) {
-	if _, err := (Installer{Root: t.TempDir(), Binary: "/usr/bin/viaduct"}).Install(); err == nil {
+	root := t.TempDir()
+	if _, err := (Installer{Root: root, Binary: "/usr/bin/viaduct"}).Install(); err == nil {
 		t.Error("it installs scripts where there is no Xen")
+	}
+	if made, err := os.ReadDir(root); err != nil || len(made) > 0 {
+		t.Errorf("it has made %v, %v", made, err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,6 +159,22 @@ func TestBridgeNamesANetwork(t *testing.T) {
 		}
 		if code != 0 || status != "connected" || message != "" || p.in["vif5.0"] != tt.want.String() {
 			t.Errorf("bridge=%s: exit %d, %s, %q, plugged %v, want %s", tt.bridge, code, status, message, p.in, tt.want)
+		}
+	}
+}
+
+// Where no bridge is named and there is no default network the host's only bridge
+// is meant, and none of two.
+func TestNoBridgeNamed(t *testing.T) {
+	for bridges, want := range map[[2]string]string{
+		{"br7"}:        implicitUUID("xen-bridge-br7").String(),
+		{"br7", "br8"}: "",
+	} {
+		p := &ports{bridges: slices.DeleteFunc(bridges[:], func(b string) bool { return b == "" }), in: map[string]string{}}
+		code, status, message, _ := run(t, p, map[string]string{"mac": "00:16:3e:00:00:01"}, "online", "type_if=vif")
+		refused := code == 1 && status == "error" && strings.Contains(message, "which one is meant cannot be told")
+		if p.in["vif5.0"] != want || refused != (want == "") {
+			t.Errorf("bridges %v: exit %d, %s, %q, plugged %v", bridges, code, status, message, p.in)
 		}
 	}
 }

@@ -74,6 +74,13 @@ func TestRoutedGuest(t *testing.T) {
 			x.reaches(x.host.Outside.Node, netip.AddrPortFrom(addr(a), lab.PortEcho))
 			x.reaches(x.host.Node, netip.AddrPortFrom(addr(a), lab.PortEcho))
 		}
+		x.in(x.host.Node, "ip route del 203.0.113.51")
+		lab.Eventually(t, 10*time.Second, func() error {
+			if routes := x.in(x.host.Node, "ip route"); !strings.Contains(routes, "203.0.113.51 dev vif5.0") {
+				return fmt.Errorf("the route to the guest does not come back:\n%s", routes)
+			}
+			return nil
+		})
 		ping := x.host.Outside.StartPing(addr("203.0.113.50"), 5*time.Millisecond)
 		x.must(ping.Await(x.context(), 20))
 		x.daemon.Kill9()
@@ -287,7 +294,8 @@ func TestManyNICs(t *testing.T) {
 	g := x.NewGuest(lab.GuestOptions{Name: "guest5"})
 	var nics []*nic
 	for i := range 10 {
-		n := x.nic([]string{"vif-bridge", "vif-nat", "vif-bridge"}[i%3], 5, i, keys{"bridge": []string{"lan", "", "default"}[i%3]})
+		kind := []keys{{"bridge": "lan"}, {}, {"bridge": "default"}, {"ip": fmt.Sprintf("203.0.113.%d", 60+i)}}[i%4]
+		n := x.nic([]string{"vif-bridge", "vif-nat", "vif-bridge", "vif-route"}[i%4], 5, i, kind)
 		x.Connect(x.host.Node, n.link(), g.Node, fmt.Sprintf("eth%d", i), lab.WireOptions{MACB: n.mac()})
 		nics = append(nics, n)
 	}
@@ -302,11 +310,13 @@ func TestManyNICs(t *testing.T) {
 	}
 	for i := range nics {
 		link, own, gateway := fmt.Sprintf("eth%d", i), fmt.Sprintf("192.168.50.%d/24", 100+i), "192.168.50.1"
-		switch i % 3 {
+		switch i % 4 {
 		case 1:
 			own, gateway = fmt.Sprintf("10.0.5.%d/32", i+1), fmt.Sprintf("10.0.5.%d", i+128)
 		case 2:
 			own, gateway = fmt.Sprintf("192.168.122.%d/24", 100+i), "192.168.122.1"
+		case 3:
+			own, gateway = fmt.Sprintf("203.0.113.%d/32", 60+i), "203.0.113.2"
 		}
 		x.in(g.Node, "ip addr add "+own+" dev "+link)
 		x.in(g.Node, "ip route replace "+gateway+" dev "+link)
