@@ -56,6 +56,9 @@ func (r *reader) forwardDevices(e *element, f *Forward) {
 		f.Interfaces = append(f.Interfaces, name)
 	}
 	for _, item := range r.list(e, "address", someElements) {
+		if len(f.Interfaces) > 0 {
+			break // passed over as libvirt does, whose pool is either of devices or of addresses
+		}
 		kind, given := item.lookup("type")
 		r.refuse(!given, item, ErrXML, "missing address type in network %s", r.network)
 		r.refuse(!slices.Contains([]string{"pci", "none", "netdev"}, kind), item, ErrConfigUnsupported,
