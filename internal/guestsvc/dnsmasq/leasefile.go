@@ -63,7 +63,7 @@ func parseLease(words []string, subnets []netip.Prefix) (l netdef.Lease, ok bool
 		l.Hostname = leases.HostLabel(words[3])
 	}
 	if words[4] != unknown {
-		if l.ClientID, err = hex.DecodeString(strings.ReplaceAll(words[4], ":", "")); err != nil {
+		if l.ClientID, err = hex.DecodeString(strings.ReplaceAll(words[4], ":", "")); err != nil || len(l.ClientID) == 0 {
 			return l, false
 		}
 	}
