@@ -124,13 +124,17 @@ func uplinkCreate(c *call) error {
 			fmt.Fprintln(c.out, printable("  "+strings.TrimSuffix(line, "\n"), false))
 		}
 	}
-	for _, note := range r.Notes {
-		fmt.Fprintln(c.out, "Note:", printable(note, false))
-	}
+	c.notes(r)
 	if r.Deadline != nil {
 		fmt.Fprintf(c.out, "It is taken back at %s unless 'viaduct uplink-confirm %s' follows\n", r.Deadline.Local().Format(time.TimeOnly), bridge)
 	}
 	return nil
+}
+
+func (c *call) notes(r engine.UplinkReport) {
+	for _, note := range r.Notes {
+		fmt.Fprintln(c.out, "Note:", printable(note, false))
+	}
 }
 
 // uplinkShow prints the uplinks, and proposes others.
@@ -180,10 +184,16 @@ func uplinkConfirm(c *call) error {
 
 func uplinkDelete(c *call) error {
 	bridge := c.operand("bridge")
-	if err := c.client.DeleteUplink(c, bridge); err != nil {
+	r, err := c.client.DeleteUplink(c, bridge)
+	if err != nil {
 		return failing(err, "Failed to delete uplink %s", bridge)
 	}
-	return c.uplinkDone(bridge, "Uplink %s deleted\n", bridge)
+	if c.output == formatJSON {
+		return c.json(r)
+	}
+	fmt.Fprintf(c.out, "Uplink %s deleted\n", bridge)
+	c.notes(r)
+	return nil
 }
 
 func (c *call) uplinkDone(bridge, format string, args ...any) error {

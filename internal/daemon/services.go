@@ -85,6 +85,7 @@ func startServices(c Config, db *leases.DB, st *store.Store, duid []byte) (*gues
 		client, err := dhcpclient.Start(cc, dhcpclient.Deps{
 			Open:    func(link string) (net.PacketConn, error) { return sockets.OpenDatagrams(link, sockets.DHCP4Client) },
 			Listen:  func(at netip.AddrPort) (net.PacketConn, error) { return sockets.ListenUDP(at) },
+			Taken:   func(address netip.Addr) (bool, error) { return answers(cc, address) },
 			Load:    func() (uplink.Lease, bool, error) { return st.UplinkLease(cc.Bridge) },
 			Save:    func(l uplink.Lease) error { return st.PutUplinkLease(cc.Bridge, l) },
 			Changed: func() { services.Changed(hoststate.ServiceKey(plan.ServiceDHCPClient, cc.Bridge)) },
@@ -112,6 +113,31 @@ func startServices(c Config, db *leases.DB, st *store.Store, duid []byte) (*gues
 }
 
 func (c Config) dnsmasqDir() string { return filepath.Join(c.RunDir, "dnsmasq") }
+
+// Three questions within a second and a bit are what a host may ask before it uses
+// an address (RFC 5227 section 2.1.1, whose pauses are longer).
+const (
+	addressAsked = 3
+	addressWait  = 400 * time.Millisecond
+)
+
+// answers reports whether somebody else on the link has the address.
+func answers(c dhcpclient.Config, address netip.Addr) (bool, error) {
+	arp, err := sockets.OpenFrames(c.Bridge, sockets.ARPReplies)
+	if err != nil {
+		return false, err
+	}
+	prober := dhcp4.NewARPProber(arp, addressWait)
+	defer prober.Close()
+	for range addressAsked {
+		who := make(chan netdef.MAC, 1)
+		prober.Probe(address, func(mac netdef.MAC) { who <- mac })
+		if mac := <-who; !mac.IsZero() && hoststate.MAC(mac) != c.MAC {
+			return true, nil
+		}
+	}
+	return false, nil
+}
 
 // dhcpClient gives the host's own DHCP client the face of a guestsvc.Service.
 type dhcpClient struct{ *dhcpclient.Client }
@@ -156,7 +182,7 @@ func startDHCP4(c dhcp4.Config, db *leases.DB, log *slog.Logger) (guestsvc.Servi
 	if err != nil {
 		return nil, errors.Join(err, frames.Close())
 	}
-	prober := dhcp4.NewARPProber(arp)
+	prober := dhcp4.NewARPProber(arp, dhcp4.ProbeWait)
 	s, err := dhcp4.Start(c, dhcp4.Deps{Frames: frames, Prober: prober, Leases: db.Table(c.Network), Now: time.Now, Log: log})
 	if err != nil {
 		return nil, errors.Join(err, prober.Close())

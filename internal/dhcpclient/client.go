@@ -38,6 +38,9 @@ type Deps struct {
 	Open func(link string) (net.PacketConn, error)
 	// Listen listens on an address of the host's.
 	Listen func(netip.AddrPort) (net.PacketConn, error)
+	// Taken reports whether somebody else on the link uses an address. It may take
+	// some seconds.
+	Taken func(netip.Addr) (bool, error)
 	// Load returns the lease that there was, and whether it was got since the
 	// host came up.
 	Load func() (l uplink.Lease, sameBoot bool, err error)
@@ -56,7 +59,8 @@ const (
 	// rebootTries is how often a server is asked whether it knows the lease that
 	// there was before the host was switched off.
 	rebootTries = 2
-	// restPause follows when nobody answers, or an offer came to nothing.
+	// restPause follows when nobody answers, an offer came to nothing, or an address
+	// was declined (RFC 2131 section 3.1 (5)).
 	restPause = 10 * time.Second
 	// leastWait is the shortest time between two requests for more time (RFC
 	// 2131 section 4.4.5).
@@ -93,19 +97,30 @@ func (c *Client) Close() error {
 
 // run is the client's life (RFC 2131 figure 5).
 func (c *Client) run(ctx context.Context, lease uplink.Lease, sameBoot bool) {
-	if (!sameBoot || !lease.Server.IsValid()) && lease.Address.IsValid() {
-		lease = c.reboot(ctx, lease)
+	own := netip.Addr{} // the host has it already, and goes on with it
+	if !lease.Server.IsValid() {
+		own = lease.Address.Addr()
 	}
-	last, failed := lease.Address, false
+	last, failed := lease, false
+	if (!sameBoot || own.IsValid()) && lease.Address.IsValid() {
+		lease = c.reboot(ctx, lease, own)
+		last.Address = lease.Address
+	}
 	for ctx.Err() == nil {
 		if lease.Held(time.Now()) {
-			last, failed = lease.Address, false
+			last, failed, own = lease, false, netip.Addr{}
 			lease = c.hold(ctx, lease)
 			continue
 		}
-		got, err := c.acquire(ctx, last.Addr())
+		got, err := c.acquire(ctx, last)
+		if err == nil {
+			err = c.unused(got, own)
+		}
 		if err == nil {
 			lease, err = got, c.keep(got)
+		}
+		if errors.Is(err, errTaken) {
+			last.Address, failed = netip.Prefix{}, false
 		}
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -119,8 +134,9 @@ func (c *Client) run(ctx context.Context, lease uplink.Lease, sameBoot bool) {
 }
 
 // reboot asks for the lease that there was before (INIT-REBOOT). If nobody says
-// anything, what is left of it may be used (RFC 2131 section 3.2).
-func (c *Client) reboot(ctx context.Context, lease uplink.Lease) uplink.Lease {
+// anything, what is left of it may be used (RFC 2131 section 3.2), unless somebody
+// else uses it.
+func (c *Client) reboot(ctx context.Context, lease uplink.Lease, own netip.Addr) uplink.Lease {
 	got, err := c.request(ctx, lease, rebootTries, "")
 	var nak *nakError
 	switch {
@@ -131,6 +147,11 @@ func (c *Client) reboot(ctx context.Context, lease uplink.Lease) uplink.Lease {
 		return uplink.Lease{Address: lease.Address} // asked for once more, among others
 	default:
 		c.deps.Log.Warn("no DHCP server answers: what is left of the lease is used", "lease", lease, "error", err)
+	}
+	if taken := c.unused(lease, own); errors.Is(taken, errTaken) {
+		c.deps.Log.Warn("the DHCP lease of before is of no use", "reason", taken)
+		wait(ctx, restPause)
+		return uplink.Lease{}
 	}
 	if err := c.keep(lease); err != nil {
 		c.deps.Log.Error("keep DHCP lease", "error", err)
@@ -148,7 +169,7 @@ func (c *Client) hold(ctx context.Context, lease uplink.Lease) uplink.Lease {
 			continue
 		}
 		if !now.Before(lease.Expires) {
-			c.lose("it has expired")
+			c.lose(lease.MTU, "it has expired")
 			break
 		}
 		how, next := renewing, lease.Rebind
@@ -167,7 +188,7 @@ func (c *Client) hold(ctx context.Context, lease uplink.Lease) uplink.Lease {
 			}
 		case errors.As(err, &nak):
 			cancel()
-			c.lose(err.Error())
+			c.lose(lease.MTU, err.Error())
 			return uplink.Lease{}
 		default:
 			<-within.Done() // an error that comes at once is no reason to ask at once
@@ -187,10 +208,10 @@ func (c *Client) keep(lease uplink.Lease) error {
 	return nil
 }
 
-// lose gives a lease up.
-func (c *Client) lose(why string) {
+// lose gives a lease up. The MTU stays until a server tells another.
+func (c *Client) lose(mtu int, why string) {
 	c.deps.Log.Warn("DHCP lease lost", "reason", why)
-	if err := c.deps.Save(uplink.Lease{}); err != nil {
+	if err := c.deps.Save(uplink.Lease{MTU: mtu}); err != nil {
 		c.deps.Log.Error("forget DHCP lease", "error", err)
 	}
 	c.deps.Changed()
@@ -221,8 +242,39 @@ func (e *nakError) Error() string {
 	return fmt.Sprintf("the DHCP server %s says no: %q", e.server, e.message)
 }
 
-// acquire gets a new lease, if possible for the address wanted.
-func (c *Client) acquire(ctx context.Context, wanted netip.Addr) (uplink.Lease, error) {
+// errTaken says that somebody else has the address that a server gives.
+var errTaken = errors.New("somebody else on the link uses it")
+
+// unused is an error if somebody else uses the address of a lease that the host has not
+// used until now. Its server hears of that.
+func (c *Client) unused(lease uplink.Lease, own netip.Addr) error {
+	address := lease.Address.Addr()
+	if address == own {
+		return nil
+	}
+	taken, err := c.deps.Taken(address)
+	if err != nil || !taken {
+		return err
+	}
+	return fmt.Errorf("decline %s: %w", address, errors.Join(errTaken, c.decline(lease)))
+}
+
+// decline tells a server that the address is of no use (RFC 2131 section 4.4.4).
+func (c *Client) decline(lease uplink.Lease) error {
+	raw, err := c.deps.Open(c.config.Bridge)
+	if err != nil {
+		return err
+	}
+	message, err := dhcpv4.New(dhcpv4.WithHwAddr(c.config.MAC[:]), dhcpv4.WithMessageType(dhcpv4.MessageTypeDecline),
+		dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(lease.Address.Addr().AsSlice())), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(lease.Server.AsSlice())))
+	if err == nil {
+		_, err = nclient4.NewBroadcastUDPConn(raw, &net.UDPAddr{Port: dhcpv4.ClientPort}).WriteTo(message.ToBytes(), nclient4.DefaultServers)
+	}
+	return errors.Join(err, raw.Close())
+}
+
+// acquire gets a new lease, if possible for the address of the last.
+func (c *Client) acquire(ctx context.Context, last uplink.Lease) (uplink.Lease, error) {
 	client, err := c.broadcasting(netip.Addr{}, tries)
 	if err != nil {
 		return uplink.Lease{}, err
@@ -230,7 +282,7 @@ func (c *Client) acquire(ctx context.Context, wanted netip.Addr) (uplink.Lease, 
 	defer client.Close()
 	asked := dhcpv4.WithRequestedOptions(options...)
 	discover := []dhcpv4.Modifier{asked}
-	if wanted.IsValid() {
+	if wanted := last.Address.Addr(); wanted.IsValid() {
 		discover = append(discover, dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(wanted.AsSlice())))
 	}
 	offer, err := client.DiscoverOffer(ctx, discover...)
@@ -242,7 +294,7 @@ func (c *Client) acquire(ctx context.Context, wanted netip.Addr) (uplink.Lease, 
 	if err != nil {
 		return uplink.Lease{}, fmt.Errorf("request a lease on %s: %w", c.config.Bridge, err)
 	}
-	return leaseOf(got.ACK, uplink.Lease{}, sent)
+	return leaseOf(got.ACK, uplink.Lease{MTU: last.MTU}, sent)
 }
 
 // request asks for a lease that is known.

@@ -32,7 +32,8 @@ type lan struct {
 	conns  []*conn
 	answer func(m *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 // nil while the server is gone
 	lease  uplink.Lease
-	same   bool // the lease is of this boot
+	same   bool   // the lease is of this boot
+	taken  string // an address that somebody else has
 	saves  int
 }
 
@@ -120,7 +121,12 @@ func (l *lan) start(t *testing.T) *Client {
 	c, err := Start(Config{Bridge: "br0", MAC: hoststate.MAC{0x52, 0x54, 0, 1, 2, 3}}, Deps{
 		Open:   func(string) (net.PacketConn, error) { return l.open(true), nil },
 		Listen: func(netip.AddrPort) (net.PacketConn, error) { return l.open(false), nil },
-		Load:   func() (uplink.Lease, bool, error) { return l.lease, l.same, nil },
+		Taken: func(a netip.Addr) (bool, error) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return a.String() == l.taken, nil
+		},
+		Load: func() (uplink.Lease, bool, error) { return l.lease, l.same, nil },
 		Save: func(lease uplink.Lease) error {
 			l.mu.Lock()
 			defer l.mu.Unlock()
@@ -277,6 +283,38 @@ func TestLeaseOutlivesDaemonAndHost(t *testing.T) {
 	})
 }
 
+// An address that somebody else has is declined, after ten seconds another one is
+// asked for; but nobody asks about what the host has already.
+func TestTakenAddressIsDeclined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lan{answer: server("192.0.2.7"), taken: "192.0.2.7"}
+		c := l.start(t)
+		synctest.Wait()
+		expect(t, l, "", "0s DISCOVER broadcast from 0.0.0.0", "0s REQUEST broadcast from 0.0.0.0 for 192.0.2.7", "0s DECLINE broadcast from 0.0.0.0 for 192.0.2.7")
+		l.set(server("192.0.2.8"))
+		time.Sleep(11 * time.Second)
+		expect(t, l, "192.0.2.8/24", "10s DISCOVER broadcast from 0.0.0.0", "10s REQUEST broadcast from 0.0.0.0 for 192.0.2.8")
+		c.Close()
+
+		// After a reboot somebody else may have it.
+		l.taken, l.same = "192.0.2.8", false
+		c = l.start(t)
+		synctest.Wait()
+		expect(t, l, "192.0.2.8/24", "0s REQUEST broadcast from 0.0.0.0 for 192.0.2.8", "0s DECLINE broadcast from 0.0.0.0 for 192.0.2.8")
+		l.set(server("192.0.2.9"))
+		time.Sleep(11 * time.Second)
+		expect(t, l, "192.0.2.9/24", "10s DISCOVER broadcast from 0.0.0.0", "10s REQUEST broadcast from 0.0.0.0 for 192.0.2.9")
+		c.Close()
+
+		// What the host has from another client is its own, whoever answers for it.
+		l.taken, l.lease = "192.0.2.9", uplink.Lease{Address: netip.MustParsePrefix("192.0.2.9/24")}
+		c = l.start(t)
+		synctest.Wait()
+		expect(t, l, "192.0.2.9/24", "0s REQUEST broadcast from 0.0.0.0 for 192.0.2.9")
+		c.Close()
+	})
+}
+
 func TestLeaseOf(t *testing.T) {
 	request, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(net.IPv4(192, 0, 2, 7))))
 	if err != nil {
@@ -292,6 +330,8 @@ func TestLeaseOf(t *testing.T) {
 		"no time":       {dhcpv4.WithoutOption(dhcpv4.OptionIPAddressLeaseTime), "a lease of 0s"},
 		"for ever":      {dhcpv4.WithLeaseTime(0xffffffff), "until 2162-02-"},
 		"no server":     {dhcpv4.WithoutOption(dhcpv4.OptionServerIdentifier), "no server says"},
+		"MTU":           {dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionInterfaceMTU, []byte{5, 120})), ", mtu 1400"},
+		"no MTU":        {dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionInterfaceMTU, []byte{2, 64})), "via 192.0.2.1$"},
 		"multicast":     {dhcpv4.WithYourIP(net.IPv4(224, 0, 0, 1)), "is no address of a host"},
 		"classless routes": {dhcpv4.WithOption(dhcpv4.OptClasslessStaticRoute(
 			&dhcpv4.Route{Dest: &net.IPNet{IP: net.IPv4(10, 0, 0, 0), Mask: net.CIDRMask(8, 32)}, Router: net.IPv4(192, 0, 2, 9)},
@@ -304,7 +344,7 @@ func TestLeaseOf(t *testing.T) {
 		if err != nil {
 			got = err.Error()
 		}
-		if !strings.Contains(got, c.want) || name == "classless routes" && strings.Contains(got, "0.0.0.0/0") {
+		if !strings.Contains(got+"$", c.want) || name == "classless routes" && strings.Contains(got, "0.0.0.0/0") {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}

@@ -16,13 +16,16 @@ import (
 // (RFC 3442).
 var options = []dhcpv4.OptionCode{
 	dhcpv4.OptionClasslessStaticRoute, dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer, dhcpv4.OptionDomainName,
-	dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionIPAddressLeaseTime, dhcpv4.OptionRenewTimeValue, dhcpv4.OptionRebindingTimeValue,
+	dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionInterfaceMTU, dhcpv4.OptionIPAddressLeaseTime, dhcpv4.OptionRenewTimeValue, dhcpv4.OptionRebindingTimeValue,
 }
 
 // maxRoutes and maxServers bound what is taken of one answer.
 const (
 	maxRoutes  = 64
 	maxServers = 8
+	// leastMTU is the smallest that is honoured: with less the kernel has no IPv6 on
+	// the link, and it would be an easy way to make a host slow.
+	leastMTU = 1280
 )
 
 // leaseOf reads a lease of an answer to a request that was sent at the time
@@ -32,7 +35,7 @@ func leaseOf(ack *dhcpv4.DHCPv4, before uplink.Lease, sent time.Time) (uplink.Le
 	if !ok {
 		return uplink.Lease{}, fmt.Errorf("read DHCP answer: %s is no address of a host", ack.YourIPAddr)
 	}
-	lease := uplink.Lease{Routes: before.Routes, DNS: before.DNS, Search: before.Search}
+	lease := uplink.Lease{Routes: before.Routes, DNS: before.DNS, Search: before.Search, MTU: before.MTU}
 	mask := ack.SubnetMask()
 	bits, _ := mask.Size()
 	if mask == nil {
@@ -63,6 +66,9 @@ func leaseOf(ack *dhcpv4.DHCPv4, before uplink.Lease, sent time.Time) (uplink.Le
 	lease.Renew, lease.Rebind, lease.Expires = sent.Add(t1), sent.Add(t2), sent.Add(lasts)
 	if routes, told := routesOf(ack); told {
 		lease.Routes = routes
+	}
+	if mtu, err := dhcpv4.GetUint16(dhcpv4.OptionInterfaceMTU, ack.Options); err == nil && mtu >= leastMTU {
+		lease.MTU = int(mtu)
 	}
 	if servers := ack.DNS(); len(servers) > 0 {
 		lease.DNS = nil

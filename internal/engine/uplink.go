@@ -386,6 +386,9 @@ func (e *Engine) unmakeUplink(ctx context.Context, r uplink.Record) error {
 		// What the host had on the card then it has now as its manager says.
 		r.Uplink.Held = hoststate.Held{Settings: r.Uplink.Held.Settings}
 	}
+	if lease, _, err := e.Store.UplinkLease(r.Uplink.Bridge); r.DHCP && err == nil {
+		r.Uplink.MTU = leasedMTU(r.Uplink, lease) // so that the card has its own again
+	}
 	for _, edit := range r.Edits {
 		if err := edit.Put(e.System, true, true); err != nil {
 			return errAs(netdef.ErrOperationFailed, err)
@@ -420,12 +423,13 @@ func (e *Engine) unmakeUplink(ctx context.Context, r uplink.Record) error {
 
 // DeleteUplink gives the card back what the host has on the bridge, and removes
 // the bridge.
-func (e *Engine) DeleteUplink(ctx context.Context, bridge string) error {
+func (e *Engine) DeleteUplink(ctx context.Context, bridge string) (UplinkReport, error) {
 	e.uplinks.busy.Lock()
 	defer e.uplinks.busy.Unlock()
 	r, known := e.uplinkOf(bridge)
+	report := UplinkReport{Bridge: bridge, NIC: r.Uplink.NIC, Manager: r.Manager, Addresses: []string{}}
 	if !known {
-		return noUplink(bridge)
+		return report, noUplink(bridge)
 	}
 	var others []string
 	for _, p := range e.Host.Ports(bridge) {
@@ -434,15 +438,29 @@ func (e *Engine) DeleteUplink(ctx context.Context, bridge string) error {
 		}
 	}
 	if len(others) > 0 {
-		return netdef.Errorf(netdef.ErrOperationInvalid, "bridge %s has other ports: %s", bridge, strings.Join(others, ", "))
+		return report, netdef.Errorf(netdef.ErrOperationInvalid, "bridge %s has other ports: %s", bridge, strings.Join(others, ", "))
 	}
 	for _, edit := range r.Edits {
 		if changed, err := edit.Changed(e.System); err != nil || changed {
-			return netdef.Errorf(netdef.ErrOperationInvalid, "%s was changed since the uplink was made: undo that, or change it all by hand and remove the record", edit.Path)
+			return report, netdef.Errorf(netdef.ErrOperationInvalid, "%s was changed since the uplink was made: undo that, or change it all by hand and remove the record", edit.Path)
 		}
 	}
 	e.stopWaiting(bridge)
-	return e.leaveUplink(context.WithoutCancel(ctx), r)
+	if err := e.leaveUplink(context.WithoutCancel(ctx), r); err != nil {
+		return report, err
+	}
+	held, err := e.Host.Held(r.Uplink.NIC)
+	if r.Uplink.NIC == "" || err != nil {
+		return report, nil
+	}
+	for _, a := range held.Addresses {
+		report.Addresses = append(report.Addresses, a.Prefix.String())
+		if r.DHCP && isLeased(a) && len(r.Clients) == 0 {
+			report.Notes = append(report.Notes, fmt.Sprintf("%s keeps %s until %s, unless a DHCP client is started on it: none was when uplink %s was made",
+				r.Uplink.NIC, a.Prefix, a.Valid.Local().Format(time.DateTime), bridge))
+		}
+	}
+	return report, nil
 }
 
 // ConfirmUplink keeps an uplink that awaits confirmation, or, if undo is set,

@@ -109,12 +109,12 @@ func TestUplinkChangesFilesAndPutsThemBack(t *testing.T) {
 	}
 	made := system.files["/etc/network/interfaces"]
 	system.files["/etc/network/interfaces"] += "# by hand\n"
-	if err := r.DeleteUplink(t.Context(), "xenbr0"); err == nil || !strings.Contains(err.Error(), "/etc/network/interfaces was changed since") {
+	if _, err := r.DeleteUplink(t.Context(), "xenbr0"); err == nil || !strings.Contains(err.Error(), "/etc/network/interfaces was changed since") {
 		t.Errorf("deleted with a changed file: %v", err)
 	}
 	system.files["/etc/network/interfaces"] = made
 	r.restart()
-	if err := r.DeleteUplink(t.Context(), "xenbr0"); err != nil {
+	if _, err := r.DeleteUplink(t.Context(), "xenbr0"); err != nil {
 		t.Fatal(err)
 	}
 	if r.hasUplink() || !maps.Equal(system.files, before) {

@@ -38,6 +38,16 @@ func (e *Engine) uplinkNames(r uplink.Record, lease uplink.Lease) (names hoststa
 	}}, exists && len(lease.DNS) > 0
 }
 
+// leasedMTU is the MTU of an uplink whose server may have told one. It is what all on
+// the LAN have, or packets are lost; but nobody tells the host to send what the card
+// could not when the uplink was made, or what its administrator has said otherwise.
+func leasedMTU(u hoststate.Uplink, lease uplink.Lease) int {
+	if u.MTU == 0 && lease.MTU <= u.CardMTU {
+		return lease.MTU
+	}
+	return u.MTU
+}
+
 func namesKey(r uplink.Record) hoststate.Key {
 	return hoststate.ServiceKey(plan.ServiceHostDNS, r.Uplink.Bridge)
 }
@@ -65,6 +75,7 @@ func (e *Engine) wantedUplink(r uplink.Record) hoststate.State {
 	if err != nil {
 		e.Log.Error("read the lease of an uplink", "bridge", r.Uplink.Bridge, "error", err)
 	}
+	r.Uplink.MTU = leasedMTU(r.Uplink, lease)
 	// One of another boot is the client's to ask for first.
 	r.Uplink.Client = err == nil && (sameBoot || !lease.Address.IsValid())
 	if r.Uplink.Client && lease.Held(time.Now()) {
@@ -167,8 +178,11 @@ func (e *Engine) hadLease(r *uplink.Record) (uplink.Lease, error) {
 
 // giveBackClients starts again who was DHCP client of the card before us.
 func (e *Engine) giveBackClients(r uplink.Record) {
-	if !e.Store.SameBoot(r) {
-		return // nobody has started them in this boot
+	if !e.Store.SameBoot(r) && r.Phase != uplink.Leaving {
+		return // what there is now is by those whom this boot has started
+	}
+	if e.System == nil || len(e.System.Clients(r.Uplink.NIC)) > 0 {
+		return
 	}
 	for _, c := range r.Clients {
 		if err := e.System.StartClient(c.Argv); err != nil {

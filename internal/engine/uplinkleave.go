@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"slices"
 	"time"
 
 	"viaduct/internal/hoststate"
@@ -36,6 +38,7 @@ func (e *Engine) leaveUplink(ctx context.Context, r uplink.Record) error {
 func (e *Engine) answering(ctx context.Context, r uplink.Record) uplink.Record {
 	asked := r
 	asked.Needed, asked.Gateways = nil, nil
+	peers := slices.DeleteFunc(slices.Clone(r.Needed), func(a netip.Addr) bool { return slices.Contains(r.Gateways, a) })
 	held, err := e.Host.Held(r.Uplink.Bridge)
 	if r.Uplink.NIC == "" || err != nil {
 		return asked
@@ -45,6 +48,11 @@ func (e *Engine) answering(ctx context.Context, r uplink.Record) uplink.Record {
 	for _, gateway := range held.Gateways() {
 		if e.Host.Neighbour(ctx, r.Uplink.Bridge, gateway) == nil {
 			asked.Needed, asked.Gateways = append(asked.Needed, gateway), append(asked.Gateways, gateway)
+		}
+	}
+	for _, peer := range peers {
+		if e.Host.Echo(ctx, peer) == nil {
+			asked.Needed = append(asked.Needed, peer)
 		}
 	}
 	return asked

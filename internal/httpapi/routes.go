@@ -72,7 +72,7 @@ var routes = []route{
 	{"GET /v1/uplinks", nil, getUplinks},
 	{"POST /v1/uplinks", nil, createUplink},
 	{"DELETE /v1/uplinks/{bridge}", nil, func(_ *Server, r request) (any, error) {
-		return nil, r.api.DeleteUplink(r.Context(), r.PathValue("bridge"))
+		return r.api.DeleteUplink(r.Context(), r.PathValue("bridge"))
 	}},
 	{"POST /v1/uplinks/{bridge}/confirm", []string{"undo"}, confirmUplink},
 	{"POST /v1/reload", nil, func(_ *Server, r request) (any, error) { return r.api.Reload(r.Context()) }},

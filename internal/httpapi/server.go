@@ -52,7 +52,7 @@ type API interface {
 	TakeOver(ctx context.Context, t engine.Taking, plan bool) (engine.Taken, error)
 	GiveBack(ctx context.Context, id netdef.UUID) error
 	CreateUplink(ctx context.Context, spec engine.UplinkSpec) (engine.UplinkReport, error)
-	DeleteUplink(ctx context.Context, bridge string) error
+	DeleteUplink(ctx context.Context, bridge string) (engine.UplinkReport, error)
 	ConfirmUplink(ctx context.Context, bridge string, undo bool) error
 	Uplinks() ([]engine.UplinkReport, []engine.UplinkProposal)
 	Reload(ctx context.Context) (engine.ReloadReport, error)

@@ -73,8 +73,8 @@ func (c *Client) CreateUplink(ctx context.Context, spec engine.UplinkSpec) (engi
 }
 
 // DeleteUplink removes a bridge from in front of its card.
-func (c *Client) DeleteUplink(ctx context.Context, bridge string) error {
-	return c.act(ctx, http.MethodDelete, "/v1/uplinks/"+segment(bridge))
+func (c *Client) DeleteUplink(ctx context.Context, bridge string) (engine.UplinkReport, error) {
+	return call[engine.UplinkReport](ctx, c, http.MethodDelete, "/v1/uplinks/"+segment(bridge), nil)
 }
 
 // ConfirmUplink keeps an uplink that awaits confirmation, or takes it back at once.

@@ -23,6 +23,8 @@ type Lease struct {
 	Routes []LeaseRoute `json:"routes,omitempty"`
 	DNS    []netip.Addr `json:"dns,omitempty"`
 	Search []string     `json:"search,omitempty"`
+	// MTU of the link in bytes; 0 where no server has told one.
+	MTU int `json:"mtu,omitempty"`
 	// Renew, Rebind and Expires are T1, T2 and the end (RFC 2131 section 4.4.5).
 	Renew   time.Time `json:"renew,omitzero"`
 	Rebind  time.Time `json:"rebind,omitzero"`
@@ -100,6 +102,9 @@ func (l Lease) String() string {
 	fmt.Fprintf(&s, "%s from %s until %s", l.Address, l.Server, l.Expires.UTC().Format(time.RFC3339))
 	for _, r := range l.Routes {
 		fmt.Fprintf(&s, ", %s via %s", r.Dst, r.Via)
+	}
+	if l.MTU != 0 {
+		fmt.Fprintf(&s, ", mtu %d", l.MTU)
 	}
 	return s.String()
 }

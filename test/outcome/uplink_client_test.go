@@ -2,7 +2,9 @@ package outcome
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,18 +90,31 @@ func TestUplinkWithOurOwnDHCPClient(t *testing.T) {
 		t.Error("asked for any address, not for its own")
 	}
 
-	// Its server has another mind.
+	// Its server has another mind, and gives what somebody else has.
 	if _, err := s.dnsmasq.Stop(s.context()); err != nil {
 		t.Fatal(err)
 	}
-	s.dnsmasq = s.serve("203.0.113.150,203.0.113.199")
+	taken := netip.MustParsePrefix("203.0.113.150/24")
+	neighbour := s.Node("neighbour")
+	s.Connect(neighbour, "eth0", s.host.Outside.Node, "port0", lab.WireOptions{})
+	s.host.Outside.SetMaster("port0", "lan0")
+	neighbour.AddAddr("eth0", taken)
+	s.dnsmasq = s.serve("203.0.113.150,203.0.113.199", "--no-ping", "--dhcp-host="+s.mac.String()+","+taken.Addr().String())
 	lab.Eventually(t, 60*time.Second, func() error {
 		if got := fmt.Sprint(s.host.Addrs("xenbr0")); !strings.Contains(got, "203.0.113.1") || strings.Contains(got, before[1].String()) {
 			return fmt.Errorf("has %v", got)
 		}
 		return nil
 	})
-	s.configured("xenbr0")
+	after := s.configured("xenbr0")
+	if slices.Contains(after, taken) || !strings.Contains(s.dnsmasq.Output(), "DHCPDECLINE(lan0) "+taken.Addr().String()) {
+		t.Errorf("has %v, which a neighbour has", after)
+	}
+	// After a reboot too the client of before is the card's again.
 	s.viaduct("uplink-delete", "xenbr0")
 	s.configured("eth0")
+	if s.clients() == "" {
+		t.Error("after a reboot the host's own client is not there again")
+	}
+	s.renewed()
 }

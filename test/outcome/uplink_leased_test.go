@@ -57,12 +57,13 @@ func newNamedSite(t *testing.T, files map[string]string, boot func(*leasedSite),
 }
 
 // serve starts the LAN's server with a range of addresses.
-func (s *leasedSite) serve(addresses string) *lab.Process {
+func (s *leasedSite) serve(addresses string, more ...string) *lab.Process {
 	args := []string{"dnsmasq", "--port=0", "--dhcp-option=6,203.0.113.53"}
 	if a := s.nameServer; a.IsValid() {
 		s.host.Outside.AddAddr("lan0", netip.PrefixFrom(a, 32))
-		args = []string{"dnsmasq", "--no-resolv", "--no-hosts", "--listen-address=" + a.String(), "--address=/lan.example/" + a.String(), "--dhcp-option=6," + a.String(), "--dhcp-option=15,lan.example"}
+		args = []string{"dnsmasq", "--no-resolv", "--no-hosts", "--listen-address=" + a.String(), "--address=/lan.example/" + a.String(), "--dhcp-option=6," + a.String(), "--dhcp-option=15,lan.example", "--dhcp-option=26,1400"}
 	}
+	args = append(args, more...)
 	return s.host.Outside.Start(append(args, "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--interface=lan0", "--bind-dynamic",
 		"--dhcp-range="+addresses+",2m", "--dhcp-option=58,"+renewal, "--dhcp-option=59,60",
 		"--dhcp-range=2001:db8:113::,ra-only", "--enable-ra", "--dhcp-leasefile=/tmp/leases", "--dhcp-authoritative", "--log-dhcp", "--log-facility=-")...)

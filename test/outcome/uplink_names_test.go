@@ -112,6 +112,22 @@ func TestUplinkKeepsWhatDhclientWroteOfNames(t *testing.T) {
 	s.resolvesBy(firstNameServer, s.byFile)
 }
 
+// mtus waits until the card, and the bridge if there is one, have the MTU.
+func (s *leasedSite) mtus(want string) {
+	s.t.Helper()
+	lab.Eventually(s.t, 20*time.Second, func() error {
+		for _, link := range []string{"eth0", "xenbr0"} {
+			if !s.host.HasLink(link) {
+				continue
+			}
+			if got := s.mustRun("ip", "link", "show", link); !strings.Contains(got, " mtu "+want+" ") {
+				return fmt.Errorf("want MTU %s: %s", want, got)
+			}
+		}
+		return nil
+	})
+}
+
 // What else there may be to tell the host, with what it was before.
 func TestUplinkTellsTheHostOfNames(t *testing.T) {
 	t.Parallel()
@@ -134,18 +150,24 @@ func TestUplinkTellsTheHostOfNames(t *testing.T) {
 				if got := s.resolvConf(); !strings.Contains(got, c.before) {
 					t.Errorf("%q has nothing of %q", got, c.before)
 				}
+				s.mtus("1400")
 				// The lease is another boot's, the file is the same.
 				s.start()
 				s.boot(s)
 				s.must(s.daemon.Start())
 				s.resolvesBy(firstNameServer, s.byFile)
+				s.mtus("1400")
 			} else {
 				s.logs("is left alone: ")
 				if got := s.resolvConf(); got != c.before {
 					t.Errorf("%q was written over %q", got, c.before)
 				}
 			}
-			s.viaduct("uplink-delete", "xenbr0")
+			if said := s.viaduct("uplink-delete", "xenbr0"); !strings.Contains(said, "eth0 keeps 203.0.113.60/24 until 20") {
+				t.Errorf("says %q", said)
+			}
+			s.configured("eth0")
+			s.mtus("1500")
 			if got := s.resolvConf(); got != c.before {
 				t.Errorf("%q is left of %q", got, c.before)
 			}

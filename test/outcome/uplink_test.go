@@ -303,22 +303,28 @@ func TestUplinkIsTakenBack(t *testing.T) {
 	}
 }
 
-// A removal that loses the gateway is taken back too.
+// A removal that loses the gateway or the peer is taken back too.
 func TestUplinkRemovalIsTakenBack(t *testing.T) {
 	t.Parallel()
 	lab.Need(t, "ip", "nft")
 	s := staticSite(t, lab.DaemonOptions{})
 	before := s.quiet()
-	s.viaduct("uplink-create", "xenbr0", "--nic", "eth0")
+	s.host.Outside.AddAddr("eth0", netip.MustParsePrefix("203.0.113.77/24"))
+	s.viaduct("uplink-create", "xenbr0", "--nic", "eth0", "--peer", "203.0.113.77")
 	taken := s.quiet()
-	s.mustRun("nft", "add table arp harm; add chain arp harm out { type filter hook output priority 0; }; add rule arp harm out oifname eth0 drop")
-	if said := s.refused("uplink-delete", "xenbr0"); !strings.Contains(said, "uplink xenbr0 was made again: 203.0.113.1 does not answer on eth0") {
-		t.Errorf("says %q", said)
-	}
-	s.mustRun("nft", "flush", "ruleset")
-	s.reachable()
-	if diff := cmp.Diff(taken, s.quiet()); diff != "" {
-		t.Errorf("not as with the uplink:\n%s", diff)
+	for harm, want := range map[string]string{
+		"arp harm; add chain arp harm out { type filter hook output priority 0; }; add rule arp harm out oifname eth0 drop":                    "203.0.113.1 does not answer on eth0",
+		"ip harm; add chain ip harm out { type filter hook output priority 0; }; add rule ip harm out oifname eth0 ip daddr 203.0.113.77 drop": "203.0.113.77 does not answer",
+	} {
+		s.mustRun("nft", "add table "+harm)
+		if said := s.refused("uplink-delete", "xenbr0"); !strings.Contains(said, "uplink xenbr0 was made again: "+want) {
+			t.Errorf("says %q", said)
+		}
+		s.mustRun("nft", "flush", "ruleset")
+		s.reachable()
+		if diff := cmp.Diff(taken, s.quiet()); diff != "" {
+			t.Errorf("not as with the uplink:\n%s", diff)
+		}
 	}
 	s.viaduct("uplink-delete", "xenbr0")
 	s.reachable()

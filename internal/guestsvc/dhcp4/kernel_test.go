@@ -40,7 +40,7 @@ func bridgedServer(t *testing.T, c Config) (*lab.Lab, *lab.Host, *leases.Table) 
 		t.Fatal(err)
 	}
 	table := leases.New(journal, known, time.Now).Table(c.Network)
-	prober := NewARPProber(arp)
+	prober := NewARPProber(arp, ProbeWait)
 	s, err := Start(c, Deps{Frames: frames, Prober: prober, Leases: table, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

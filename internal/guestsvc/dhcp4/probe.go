@@ -18,7 +18,7 @@ type Prober interface {
 }
 
 const (
-	// ProbeWait is how long an ARPProber waits: long enough for a guest on the
+	// ProbeWait is how long a server waits: long enough for a guest on the
 	// same host, too short to be felt when a machine starts.
 	ProbeWait = 30 * time.Millisecond
 	// maxProbes bounds the questions under way. Above that there is a flood, in
@@ -30,6 +30,7 @@ const (
 // the neighbour tables of guests.
 type ARPProber struct {
 	conn FrameConn
+	wait time.Duration
 
 	mu      sync.Mutex
 	closed  bool
@@ -44,9 +45,9 @@ type question struct {
 }
 
 // NewARPProber makes a prober that sends and receives ARP frames by conn, of
-// which it takes possession.
-func NewARPProber(conn FrameConn) *ARPProber {
-	p := &ARPProber{conn: conn, pending: map[netip.Addr]*question{}, read: make(chan struct{})}
+// which it takes possession. It waits so long for an answer.
+func NewARPProber(conn FrameConn, wait time.Duration) *ARPProber {
+	p := &ARPProber{conn: conn, wait: wait, pending: map[netip.Addr]*question{}, read: make(chan struct{})}
 	go p.listen()
 	return p
 }
@@ -66,7 +67,7 @@ func (p *ARPProber) Probe(addr netip.Addr, answer func(netdef.MAC)) {
 	}
 	q := &question{answers: []func(netdef.MAC){answer}}
 	p.pending[addr] = q
-	q.timer = time.AfterFunc(ProbeWait, func() { p.finish(addr, netdef.MAC{}) })
+	q.timer = time.AfterFunc(p.wait, func() { p.finish(addr, netdef.MAC{}) })
 	p.mu.Unlock()
 	// If it cannot be sent, nobody answers.
 	_ = p.conn.WriteFrame(arpProbe(netdef.MAC(p.conn.HardwareAddr()), addr))

@@ -463,7 +463,7 @@ func (f *failing) ReadFrame(buf []byte) (int, error) {
 func TestARPProber(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
-		p := NewARPProber(w)
+		p := NewARPProber(w, ProbeWait)
 		defer p.Close()
 		a := addr("192.168.122.5")
 		answers := make(chan netdef.MAC, 2)
@@ -499,7 +499,7 @@ func TestARPProber(t *testing.T) {
 }
 
 func TestARPProberAnswersAllWhenItEnds(t *testing.T) {
-	p := NewARPProber(newWire())
+	p := NewARPProber(newWire(), ProbeWait)
 	answers := make(chan netdef.MAC, 2)
 	p.Probe(addr("192.168.122.5"), func(mac netdef.MAC) { answers <- mac })
 	p.Close()

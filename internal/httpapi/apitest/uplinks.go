@@ -22,7 +22,9 @@ func (f *Fake) CreateUplink(_ context.Context, spec engine.UplinkSpec) (engine.U
 }
 
 // DeleteUplink knows no uplink but xenbr0.
-func (f *Fake) DeleteUplink(_ context.Context, bridge string) error { return f.uplink(bridge) }
+func (f *Fake) DeleteUplink(_ context.Context, bridge string) (engine.UplinkReport, error) {
+	return engine.UplinkReport{Bridge: bridge, NIC: "eth0", Manager: "viaduct", Addresses: []string{"192.0.2.2/24"}}, f.uplink(bridge)
+}
 
 // ConfirmUplink knows no uplink but xenbr0.
 func (f *Fake) ConfirmUplink(_ context.Context, bridge string, _ bool) error { return f.uplink(bridge) }
