@@ -96,8 +96,8 @@ func (n *Node) bridgeSettings(name string) (string, error) {
 			"multicast_snooping", "vlan_filtering", "nf_call_iptables", "nf_call_ip6tables", "nf_call_arptables",
 		} {
 			value, err := os.ReadFile(filepath.Join("/sys/class/net", name, "bridge", setting))
-			if errors.Is(err, os.ErrNotExist) {
-				continue // this kernel lacks it
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+				continue // this kernel lacks it, or the bridge is just going
 			}
 			if err != nil {
 				return err
