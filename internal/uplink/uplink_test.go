@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,19 +140,23 @@ func checkNetplan(t *testing.T, content string) {
 }
 
 // What nobody could have meant is an error at most, and what is planned for one
-// card leaves the others' lines as they are.
+// card leaves the others' lines as they are. One of a host's files is another.
 func FuzzPlans(f *testing.F) {
 	cases, _ := filepath.Glob("testdata/*.host")
-	for _, c := range cases {
-		for name, file := range host(f, c) {
-			f.Add(name, string(file.Data))
+	var hosts []fstest.MapFS
+	for i, c := range cases {
+		hosts = append(hosts, host(f, c))
+		for name, file := range hosts[i] {
+			f.Add(uint8(i), name, string(file.Data))
 		}
 	}
-	f.Fuzz(func(t *testing.T, name, content string) {
+	f.Fuzz(func(t *testing.T, which uint8, name, content string) {
 		if !fs.ValidPath(name) || name == "." || len(content) > 1<<12 {
 			return
 		}
-		root := fstest.MapFS{name: &fstest.MapFile{Data: []byte(content)}}
+		root := maps.Clone(hosts[int(which)%len(hosts)])
+		root[name] = &fstest.MapFile{Data: []byte(content)}
+		_, _ = Detect(root, eth0)
 		for _, m := range managers {
 			edits, err := Plan(m.name, root, eth0, "xenbr0")
 			if err != nil {
