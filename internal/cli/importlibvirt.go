@@ -85,7 +85,7 @@ func importLibvirt(c *call) error {
 			continue
 		}
 		if err != nil {
-			report.left(n.Name, err)
+			report.left(n.Name, c.inTheWay(n, err))
 			continue
 		}
 		takeable = append(takeable, n)
@@ -152,6 +152,21 @@ func (c *call) importOne(n libvirtfiles.Network, d *driver, report *importReport
 func (c *call) isTaken(n libvirtfiles.Network) bool {
 	info, err := c.client.Lookup(c, n.UUID.String())
 	return err == nil && info.Name == n.Name && info.UUID == n.UUID && info.Active == (n.Live != "") && info.Bridge == n.Bridge
+}
+
+// inTheWay adds to the error that a network cannot be taken over how to make
+// way for it, if another of ours has its name: on many hosts that is the one
+// made at the first start.
+func (c *call) inTheWay(n libvirtfiles.Network, err error) error {
+	info, failed := c.client.Lookup(c, n.Name)
+	if failed != nil || info.Name != n.Name || info.UUID == n.UUID {
+		return err
+	}
+	way := "viaduct net-undefine " + n.Name
+	if info.Active {
+		way = "viaduct net-destroy " + n.Name + " && " + way
+	}
+	return fmt.Errorf("%w; if no guest needs that: %s", err, way)
 }
 
 // finishOne lets libvirt forget a network that has been taken over.

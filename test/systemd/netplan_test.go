@@ -26,6 +26,7 @@ const netplanYAML = `network:
 // TestNetplan: a card that netplan configures gets a bridge and loses it again;
 // after each reboot the host has what it had.
 func TestNetplan(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, "netplan")
 	m.boot()
 	m.write("/etc/netplan/50-lan.yaml", netplanYAML, "600")
@@ -34,7 +35,7 @@ func TestNetplan(t *testing.T) {
 	m.install()
 	m.reachable("eth0")
 
-	t.Logf("%s", m.viaduct("uplink-create", "xenbr0", "--nic", "eth0", "--peer", "203.0.113.1"))
+	m.viaduct("uplink-create", "xenbr0", "--nic", "eth0", "--peer", "203.0.113.1")
 	m.reachable("xenbr0")
 	m.off()
 	m.boot()

@@ -42,6 +42,7 @@ assert len(taps) == 1
 // TestSandbox: nothing that the daemon and those that it runs have to do is
 // kept from them by what the unit forbids.
 func TestSandbox(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, "sandbox")
 	lab.Need(t, "virsh", "dnsmasq", "setpriv", "nft", "logger", "/usr/bin/python3")
 	m.boot()

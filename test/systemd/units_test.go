@@ -13,6 +13,7 @@ import (
 // TestUnits: an administrator installs, enables, restarts and reboots, and
 // guests notice nothing of it.
 func TestUnits(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, "units")
 	m.boot()
 	m.install()
