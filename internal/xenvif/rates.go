@@ -185,6 +185,7 @@ func (c *rateConn) follow(ctx context.Context, p *engine.RatedPort) bool {
 	case errors.Is(err, xenstore.ErrNotExist):
 		// As to netback no key is no limit; but an interface that goes loses all it has.
 		if _, err = c.store.List(ctx, path.Dir(p.Key)); errors.Is(err, xenstore.ErrNotExist) {
+			c.Look() // the port may have gone with its link, and nobody told
 			return true
 		}
 	case err == nil && text != p.Rate:

@@ -101,5 +101,20 @@ func TestRatesOutliveTheStore(t *testing.T) {
 	store = serve()
 	store.Set(key, "5,5")
 	is("5,5")
+
+	// A guest that is gone without a word to the script.
+	p.mu.Lock()
+	delete(p.ports, id)
+	p.mu.Unlock()
+	store.Remove("backend/vif/5/0")
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		clients, watches := store.Watching()
+		if clients == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d clients have %d watches", clients, watches)
+		}
+	}
 	store.Close()
 }

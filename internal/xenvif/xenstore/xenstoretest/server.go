@@ -154,12 +154,17 @@ func (t *tree) children(key string) []string {
 	return names
 }
 
-// fire tells the watches that cover a key. It needs s.mu.
+// fire tells the watches that cover a key, and those of what has gone with it. It
+// needs s.mu.
 func (s *Server) fire(key string) {
+	_, exists := s.tree.keys[key]
 	for c := range s.conns {
 		for _, w := range c.watches {
-			if key == w.path || strings.HasPrefix(key, w.path+"/") {
+			switch {
+			case key == w.path || strings.HasPrefix(key, w.path+"/"):
 				c.tell(w, w.given+strings.TrimPrefix(key, w.path))
+			case !exists && strings.HasPrefix(w.path, key+"/"):
+				c.tell(w, w.given)
 			}
 		}
 	}
