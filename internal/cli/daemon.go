@@ -24,6 +24,7 @@ import (
 	"viaduct/internal/libvirtrpc/polkit"
 	"viaduct/internal/netdef"
 	"viaduct/internal/xenvif"
+	"viaduct/internal/xenvif/hotplug"
 	"viaduct/internal/xenvif/xenstore"
 )
 
@@ -113,7 +114,7 @@ func runDaemon(c *call) error {
 	config.Doors = append(config.Doors, daemon.Door{
 		Name: "vif script",
 		// As to the API: who may connect may change networks.
-		Sockets: []daemon.Socket{{Path: vifSocket(c.socket), Mode: 0o660, Group: c.text("socket-group")}},
+		Sockets: []daemon.Socket{{Path: hotplug.Socket(c.socket), Mode: 0o660, Group: c.text("socket-group")}},
 		Serve: func(ctx context.Context, l net.Listener, e *engine.Engine) error {
 			return (&xenvif.Server{Desk: desk(e, c.text("config-dir"), rates), Log: log}).Serve(ctx, l)
 		},

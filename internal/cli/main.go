@@ -14,7 +14,7 @@ import (
 	"syscall"
 
 	"viaduct/internal/httpapi"
-	"viaduct/internal/xenvif"
+	"viaduct/internal/xenvif/hotplug"
 )
 
 // program is a face that the binary shows under a name of its own.
@@ -23,7 +23,7 @@ type program func(args []string) int
 // programs are the names other than viaduct that the binary answers to.
 var programs = func() map[string]program {
 	faces := map[string]program{"viaduct-bridge-helper": bridgeHelper}
-	for _, name := range xenvif.Faces {
+	for _, name := range hotplug.Faces {
 		faces[name] = vifScript
 	}
 	return faces

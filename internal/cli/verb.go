@@ -12,13 +12,14 @@ import (
 	"github.com/spf13/pflag"
 
 	"viaduct/internal/httpapi"
+	"viaduct/internal/xenvif/hotplug"
 )
 
 // defaultSocket is where the daemon listens unless told otherwise.
-const defaultSocket = "/run/viaduct/viaduct.sock"
+const defaultSocket = hotplug.DefaultSocket
 
 // socketVariable names the daemon's socket, where --socket does not.
-const socketVariable = "VIADUCT_SOCKET"
+const socketVariable = hotplug.SocketVariable
 
 // verb is one command.
 type verb struct {

@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"log/syslog"
 	"os"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"time"
 
 	"viaduct/internal/daemon"
@@ -18,57 +15,20 @@ import (
 	"viaduct/internal/httpapi"
 	"viaduct/internal/store"
 	"viaduct/internal/xenvif"
+	"viaduct/internal/xenvif/hotplug"
 )
 
 // vifScript is Xen's hotplug script. It can be given no options, only an
 // environment.
-func vifScript(args []string) int {
-	return xenvif.Script{
-		Args: args, Getenv: os.Getenv, Open: vifDaemon, Resolvers: resolvers, Errs: os.Stderr, Log: toSyslog,
-	}.Run()
-}
-
-// toSyslog tells the host's log, as Xen's own scripts do.
-func toSyslog(text string) {
-	if w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_WARNING, "viaduct"); err == nil {
-		w.Warning(text)
-		w.Close()
-	}
-}
-
-// resolvers are the host's name servers. The file is read without Go's poller,
-// which the script does not need for anything else.
-func resolvers() []string {
-	fd, err := syscall.Open("/etc/resolv.conf", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return nil
-	}
-	defer syscall.Close(fd)
-	text := make([]byte, 16<<10)
-	n, err := syscall.Read(fd, text)
-	if err != nil {
-		return nil
-	}
-	var servers []string
-	for line := range strings.Lines(string(text[:n])) {
-		if words := strings.Fields(line); len(words) > 1 && words[0] == "nameserver" {
-			servers = append(servers, words[1])
-		}
-	}
-	return servers
-}
-
-// vifSocket is where the daemon answers to the script: beside its own socket.
-func vifSocket(socket string) string { return filepath.Join(filepath.Dir(socket), "vif.sock") }
+func vifScript(args []string) int { return hotplug.Main(args, vifDaemon) }
 
 // vifDaemon reaches the daemon. Under systemd a connection starts it. Where
 // there is none and nothing can start one, as in a driver domain without
 // systemd, the script is the daemon for as long as it runs; the next one adopts
 // what it leaves.
-func vifDaemon(deadline time.Time) (xenvif.Daemon, func(), error) {
-	socket := vifSocket(cmp.Or(os.Getenv(socketVariable), defaultSocket))
+func vifDaemon(socket string, deadline time.Time) (hotplug.Daemon, func(), error) {
 	for {
-		d, done, err := xenvif.Dial(socket, deadline)
+		d, done, err := hotplug.Dial(socket, deadline)
 		if err == nil {
 			return d, done, nil
 		}
@@ -95,7 +55,7 @@ func desk(e *engine.Engine, configDir string, rates *xenvif.Rates) xenvif.Desk {
 }
 
 // standIn runs a daemon in this process, with no door but that to the script.
-func standIn() (xenvif.Daemon, func(), error) {
+func standIn() (hotplug.Daemon, func(), error) {
 	folder := func(variable, fallback string) string { return cmp.Or(os.Getenv(variable), fallback) }
 	ready := make(chan *engine.Engine)
 	c := daemon.Config{

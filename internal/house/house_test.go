@@ -18,10 +18,11 @@ import (
 // floors lists the packages from top to bottom. A package imports only from
 // floors below its own. See docs/design.md.
 var floors = [][]string{
-	{"viaduct/cmd/viaduct"},
+	{"viaduct/cmd/viaduct", "viaduct/cmd/viaduct-vif"},
 	{"viaduct/internal/cli"},
 	{"viaduct/internal/libvirtrpc", "viaduct/internal/xenvif", "viaduct/internal/httpapi", "viaduct/internal/bridgehelper"},
 	{"viaduct/internal/libvirtrpc/nwfilter", "viaduct/internal/libvirtrpc/attach", "viaduct/internal/xenhost"},
+	{"viaduct/internal/xenvif/hotplug"},
 	{"viaduct/internal/xenvif/xenstore", "viaduct/internal/xenvif/vifspec", "viaduct/internal/libvirtrpc/dispatch", "viaduct/internal/libvirtrpc/remote"},
 	{"viaduct/internal/libvirtrpc/wire", "viaduct/internal/libvirtrpc/polkit", "viaduct/internal/xenvif/direct"},
 	{"viaduct/internal/libvirtrpc/xdr"},

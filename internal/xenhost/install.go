@@ -35,9 +35,9 @@ type Change struct {
 const enforceRate = "<viaduct:settings xmlns:viaduct='" + netdef.SettingsSpace + "'>\n  <viaduct:rate enforce='yes'/>\n</viaduct:settings>\n"
 
 // Installer puts the hotplug script in place. Root is the folder that stands for
-// "/", and Binary what the links point to.
+// "/", and Binary what the links point to. A link to Also is ours too.
 type Installer struct {
-	Root, Binary string
+	Root, Binary, Also string
 	// EnforceRate has the host enforce rate= in the networks that the script makes.
 	EnforceRate bool
 }
@@ -156,7 +156,7 @@ func (i Installer) kind(path string) (kind, error) {
 		return nothing, err
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
-		if to, err := os.Readlink(i.path(path)); err == nil && to == i.Binary {
+		if to, err := os.Readlink(i.path(path)); err == nil && (to == i.Binary || to == i.Also) {
 			return ours, nil
 		}
 	}

@@ -171,6 +171,11 @@ func TestInstall(t *testing.T) {
 	if again := carry(i.Install()); again > 0 {
 		t.Errorf("a second installation changes %d things", again)
 	}
+	// As when the script's own program was put beside this one since.
+	i.Binary, i.Also = i.Binary+"-vif", i.Binary
+	if again := carry(i.Install()); again > 0 {
+		t.Errorf("an installation by two programs changes %d things of one's", again)
+	}
 	// What the admin wrote stays, and is not written over.
 	write(settingsDoc, "<settings xmlns='urn:viaduct:settings:1'/>")
 	if _, err := i.Install(); err == nil {

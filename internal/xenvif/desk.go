@@ -1,3 +1,6 @@
+// Package xenvif is the daemon's door for Xen: it answers the hotplug script,
+// which says what xenstore has of a guest's interface. It translates Xen's terms;
+// what can be applied is the engine's to decide.
 package xenvif
 
 import (
@@ -7,10 +10,16 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"time"
 
 	"viaduct/internal/engine"
 	"viaduct/internal/netdef"
+	"viaduct/internal/xenvif/hotplug"
 )
+
+// linkLimit is how long the guest's link may take to appear: the kernel tells
+// libxl that it is there shortly before it is.
+const linkLimit = 10 * time.Second
 
 // Networks is what this door asks of the engine.
 type Networks interface {
@@ -23,9 +32,6 @@ type Networks interface {
 	Unplug(ctx context.Context, ref string) error
 	Release(ctx context.Context, id netdef.UUID) error
 }
-
-// Daemon does what a script asks for: it is a Desk, or leads to one.
-type Daemon interface{ do(request) answer }
 
 // Desk is the daemon's end: it finds out what is meant and has the engine do it.
 type Desk struct {
@@ -48,69 +54,45 @@ func FileSettings(path string) func() (string, error) {
 	}
 }
 
-// request is what a script asks for.
-type request struct {
-	call
-	keys map[string]string // what the store has of the interface, as it is there
-	// guest is the guest's name and guestUUID its UUID, "" if they cannot be read.
-	guest, guestUUID string
-	// unguarded says that guests are to be left alone of whose network nobody
-	// has said whether they are to be guarded.
-	unguarded bool
-	resolvers []string // the host's name servers, for guests in NAT
-	// hooked says that there are hooks, which want to know where the interface is.
-	hooked bool
-}
-
-// answer is what came of it.
-type answer struct {
-	mtu      int // of the link that was plugged in
-	warnings []string
-	// For hooks: the bridge that the link is in, or the host's IPv4 address at the
-	// link of a guest that is routed.
-	bridge, gateway string
-	err             error
-}
-
-// do implements Daemon. Whoever asked may be gone before it is done: half of a
-// port is of no use to anybody.
-func (d Desk) do(r request) answer {
-	ctx, cancel := context.WithTimeout(context.Background(), workLimit)
+// Do implements hotplug.Daemon. Whoever asked may be gone before it is done: half
+// of a port is of no use to anybody.
+func (d Desk) Do(r hotplug.Request) (a hotplug.Answer) {
+	ctx, cancel := context.WithTimeout(context.Background(), hotplug.WorkLimit)
 	defer cancel()
 	defer d.Rates.Look()
-	v, warnings, err := r.vif()
-	if commands[r.command].leaves {
-		a := answer{}
-		if r.hooked {
-			a.where(d.Networks, v)
+	v, warnings, err := readVif(r)
+	if r.Leaves() {
+		if r.Hooked {
+			a.Bridge, a.Gateway = d.where(v)
 		}
-		a.err = d.unplug(ctx, r.call)
+		a.Err = d.unplug(ctx, r.Call)
 		return a
 	}
 	var port engine.Port
 	if err == nil {
 		port, err = d.plug(ctx, v)
 	}
-	a := answer{mtu: port.MTU, warnings: warnings, err: err}
-	if r.hooked && err == nil {
-		a.where(d.Networks, v)
+	a = hotplug.Answer{MTU: port.MTU, Warnings: warnings, Err: err}
+	if r.Hooked && err == nil {
+		a.Bridge, a.Gateway = d.where(v)
 	}
 	return a
 }
 
-// where finds out where the interface is plugged in.
-func (a *answer) where(networks Networks, v vif) {
-	for _, p := range networks.GuestPorts(v.mac, v.guestUUID, v.guest) {
-		if p.UUID != v.port() {
+// where finds out where the interface is plugged in, as hooks want to know.
+func (d Desk) where(v vif) (bridge, gateway string) {
+	for _, p := range d.Networks.GuestPorts(v.mac, v.guestUUID, v.guest) {
+		if p.UUID != portOf(v.Call) {
 			continue
 		}
 		if def, err := netdef.ParsePort([]byte(p.XML)); err == nil {
-			a.bridge = def.Plug.Bridge
+			bridge = def.Plug.Bridge
 		}
-		if gateway := p.Routed.Gateway(netip.Addr.Is4); gateway.IsValid() {
-			a.gateway = gateway.String()
+		if own := p.Routed.Gateway(netip.Addr.Is4); own.IsValid() {
+			gateway = own.String()
 		}
 	}
+	return bridge, gateway
 }
 
 // plug makes the guest's link a port of the network that its keys name.
@@ -135,7 +117,7 @@ func (d Desk) plug(ctx context.Context, v vif) (engine.Port, error) {
 			}
 			err = errors.Join(err, ignoreGone(d.Networks.Release(ctx, at.id)))
 		}
-		return engine.Port{}, fmt.Errorf("plug %s into network '%s': %w", v.link, at.name, err)
+		return engine.Port{}, fmt.Errorf("plug %s into network '%s': %w", v.Link, at.name, err)
 	}
 }
 
@@ -151,8 +133,8 @@ func ignoreGone(err error) error {
 
 // unplug takes out the port of an interface, and with it the network that was
 // made for such ports, if it was the last.
-func (d Desk) unplug(ctx context.Context, c call) error {
-	if err := d.Networks.Unplug(ctx, c.port().String()); err != nil {
+func (d Desk) unplug(ctx context.Context, c hotplug.Call) error {
+	if err := d.Networks.Unplug(ctx, portOf(c).String()); err != nil {
 		return err
 	}
 	var err error
@@ -162,4 +144,10 @@ func (d Desk) unplug(ctx context.Context, c call) error {
 		}
 	}
 	return err
+}
+
+// portOf is the UUID of the interface's port, which can be told from what libxl
+// says at its end too, when xenstore may have forgotten it.
+func portOf(c hotplug.Call) netdef.UUID {
+	return netdef.NamedUUID(fmt.Sprintf("xen %s %d/%d", c.Kind, c.Domain, c.Device))
 }

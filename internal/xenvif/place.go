@@ -10,6 +10,7 @@ import (
 
 	"viaduct/internal/engine"
 	"viaduct/internal/netdef"
+	"viaduct/internal/xenvif/hotplug"
 )
 
 // place is a network that a guest is to be plugged into.
@@ -26,7 +27,7 @@ type place struct {
 }
 
 // routed reports whether the script by that name connects guests by links of two.
-func routed(face string) bool { return face == faceRoute || face == faceNAT }
+func routed(face string) bool { return face == hotplug.FaceRoute || face == hotplug.FaceNAT }
 
 // xl writes this name where a guest's configuration names no bridge.
 const (
@@ -47,7 +48,7 @@ func (d Desk) place(ctx context.Context, v vif) (place, error) {
 	switch declared := v.declared(ports); {
 	case declared != nil:
 		at.declared, at.id = declared, declared.Network
-	case routed(v.face):
+	case routed(v.Face):
 		at, err = d.routedPlace(ctx, v, known)
 	default:
 		at, err = d.bridgedPlace(ctx, v, known)
@@ -113,7 +114,7 @@ func (v vif) declared(ports []knownPort) *knownPort {
 // clash refuses a MAC address that another guest of the network has.
 func (v vif) clash(ports []knownPort, network netdef.UUID) error {
 	for _, p := range ports {
-		if p.def.MAC == v.mac && !v.mac.IsZero() && p.Network == network && p.Link != "" && p.Link != v.link && p.def.OwnerUUID != v.owner() {
+		if p.def.MAC == v.mac && !v.mac.IsZero() && p.Network == network && p.Link != "" && p.Link != v.Link && p.def.OwnerUUID != v.owner() {
 			return fmt.Errorf("guest '%s' at %s has the MAC address %s already", p.def.OwnerName, p.Link, v.mac)
 		}
 	}
@@ -123,7 +124,7 @@ func (v vif) clash(ports []knownPort, network netdef.UUID) error {
 // owner is the UUID of the guest, or what stands for it.
 func (v vif) owner() netdef.UUID {
 	if v.guestUUID.IsZero() {
-		return netdef.NamedUUID(fmt.Sprintf("xen domain %d", v.domain))
+		return netdef.NamedUUID(fmt.Sprintf("xen domain %d", v.Domain))
 	}
 	return v.guestUUID
 }
@@ -183,7 +184,7 @@ func (d Desk) routedPlace(ctx context.Context, v vif, known []engine.Info) (plac
 		}
 	}
 	n := &netdef.Network{Name: "xen-route", Forward: netdef.Forward{Mode: netdef.ModeRoute}}
-	if v.face == faceNAT {
+	if v.Face == hotplug.FaceNAT {
 		n.Name = "xen-nat"
 		n.Forward = netdef.Forward{Mode: netdef.ModeNAT, NAT: &netdef.NAT{IPv6: netdef.Yes}}
 		for _, text := range v.resolvers {
@@ -192,9 +193,9 @@ func (d Desk) routedPlace(ctx context.Context, v vif, known []engine.Info) (plac
 			}
 		}
 	}
-	if v.netdev != "" {
-		n.Name += "-" + v.netdev
-		n.Forward.Interfaces = []string{v.netdev}
+	if v.Netdev != "" {
+		n.Name += "-" + v.Netdev
+		n.Forward.Interfaces = []string{v.Netdev}
 	}
 	return d.implicit(ctx, known, n, "<ports layout='routed'/>")
 }

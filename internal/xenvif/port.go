@@ -9,13 +9,14 @@ import (
 
 	"viaduct/internal/engine"
 	"viaduct/internal/netdef"
+	"viaduct/internal/xenvif/hotplug"
 	"viaduct/internal/xenvif/vifspec"
 )
 
 // spec says what the interface is to have as a port of the network.
 func (v vif) spec(at place) (engine.PortSpec, error) {
 	p := engine.PortSpec{
-		Link: v.link, Wait: linkLimit, Name: v.name, MTU: v.mtu,
+		Link: v.Link, Wait: linkLimit, Name: v.name, MTU: v.mtu,
 		Port: netdef.Port{OwnerName: v.guest},
 	}
 	if at.declared != nil {
@@ -27,11 +28,11 @@ func (v vif) spec(at place) (engine.PortSpec, error) {
 			p.Bandwidth.ClassID = 0
 		}
 	}
-	p.UUID, p.OwnerUUID = v.port(), v.owner()
+	p.UUID, p.OwnerUUID = portOf(v.Call), v.owner()
 	if v.guest != "" {
 		p.OwnerName = v.guest
 	} else if p.OwnerName == "" {
-		p.OwnerName = fmt.Sprintf("domain %d", v.domain)
+		p.OwnerName = fmt.Sprintf("domain %d", v.Domain)
 	}
 	if !v.mac.IsZero() {
 		p.MAC = v.mac
@@ -54,13 +55,13 @@ func (v vif) spec(at place) (engine.PortSpec, error) {
 
 // Of two links to one guest that of the emulated NIC goes first: the guest
 // unplugs it once it has a driver for the other.
-var metrics = map[string]int{kindTap: 1, kindVif: 2}
+var metrics = map[string]int{hotplug.KindTap: 1, hotplug.KindVif: 2}
 
 // routed says what is behind the link of a guest that is routed. In NAT the
 // guest has the address that it is given or one that can be told from its
 // numbers, and a gateway made of that; else the host's own is the gateway.
 func (v vif) routed(at place) (*netdef.Routed, error) {
-	r := &netdef.Routed{Uplink: v.netdev, Metric: metrics[v.kind]}
+	r := &netdef.Routed{Uplink: v.Netdev, Metric: metrics[v.Kind]}
 	r.Addresses = slices.Clone(v.addresses)
 	if at.def.Forward.Mode != netdef.ModeNAT {
 		if len(r.Addresses) == 0 {
@@ -78,7 +79,7 @@ func (v vif) routed(at place) (*netdef.Routed, error) {
 	case len(r.Addresses) > 0:
 		return r, nil // it has IPv6 alone
 	}
-	n, err := vifspec.NATAddresses(v.domain, v.device, first)
+	n, err := vifspec.NATAddresses(v.Domain, v.Device, first)
 	if err != nil {
 		return nil, err
 	}
@@ -96,10 +97,6 @@ func hostName(guest string) string {
 	}
 	return name
 }
-
-// guardVariable, set to "no", leaves guests unguarded of whose network nobody
-// has said whether they are to be guarded.
-const guardVariable = "VIADUCT_GUARD"
 
 // guard says which frames the guest may send. What the network says of guards
 // counts; else a guest is guarded whose addresses are known.

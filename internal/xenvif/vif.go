@@ -8,16 +8,17 @@ import (
 	"strings"
 
 	"viaduct/internal/netdef"
+	"viaduct/internal/xenvif/hotplug"
 	"viaduct/internal/xenvif/vifspec"
 )
 
 // vif is what a guest's interface is to have.
 type vif struct {
-	call
+	hotplug.Call
 	guest     string      // the guest's name, "" if it cannot be read
 	guestUUID netdef.UUID // zero if it cannot be read
-	unguarded bool        // as in request
-	resolvers []string    // as in request
+	unguarded bool        // as in the request
+	resolvers []string    // as in the request
 
 	bridge    string
 	mac       netdef.MAC
@@ -29,13 +30,13 @@ type vif struct {
 	rateText  string // the rate as the store has it
 }
 
-// vif reads what the store has of the interface. The warnings are for whoever
+// readVif reads what the store has of the interface. The warnings are for whoever
 // looks after the host.
-func (r request) vif() (v vif, warnings []string, err error) {
-	v = vif{call: r.call, guest: r.guest, unguarded: r.unguarded, resolvers: r.resolvers}
-	v.guestUUID, _ = netdef.ParseUUID(r.guestUUID)
-	for _, name := range keys {
-		if value := strings.TrimSpace(r.keys[name]); value != "" {
+func readVif(r hotplug.Request) (v vif, warnings []string, err error) {
+	v = vif{Call: r.Call, guest: r.Guest, unguarded: r.Unguarded, resolvers: r.Resolvers}
+	v.guestUUID, _ = netdef.ParseUUID(r.GuestUUID)
+	for _, name := range hotplug.Keys {
+		if value := strings.TrimSpace(r.Keys[name]); value != "" {
 			if err := readers[name](&v, value); err != nil {
 				return v, nil, fmt.Errorf("%s=%s: %w", name, value, err)
 			}
@@ -43,25 +44,17 @@ func (r request) vif() (v vif, warnings []string, err error) {
 	}
 	if v.rate != nil {
 		for _, warning := range v.rate.Warnings() {
-			warnings = append(warnings, fmt.Sprintf("%s: rate=%s: %s", v.link, v.rate, warning))
+			warnings = append(warnings, fmt.Sprintf("%s: rate=%s: %s", v.Link, v.rate, warning))
 		}
 	}
 	return v, warnings, v.checkName()
 }
 
-// keyFrontend is the key with the path of the guest's own folder.
-const keyFrontend = "frontend"
-
-// keys are those that change how a guest is connected, in the order in which
-// they are looked at. The others are netback's, libxl's and QEMU's: rate is
-// enforced by netback in any case.
-var keys = []string{"bridge", keyFrontend, "ip", "mac", "mtu", "rate", "vifname", "vlan"}
-
 // readers say what the keys mean.
 var readers = map[string]func(v *vif, value string) error{
-	keyFrontend: func(*vif, string) error { return nil }, // the script's
-	"bridge":    func(v *vif, value string) error { v.bridge = value; return nil },
-	"vifname":   func(v *vif, value string) error { v.name = value; return nil },
+	hotplug.KeyFrontend: func(*vif, string) error { return nil }, // the script's
+	"bridge":            func(v *vif, value string) error { v.bridge = value; return nil },
+	"vifname":           func(v *vif, value string) error { v.name = value; return nil },
 	"mac": func(v *vif, value string) (err error) {
 		v.mac, err = vifspec.ParseMAC(value)
 		return err
@@ -100,7 +93,7 @@ var readers = map[string]func(v *vif, value string) error{
 }
 
 // rateKey is where in the store the rate is, for whoever serves the interface.
-func (c call) rateKey() string { return fmt.Sprintf("backend/vif/%d/%d/rate", c.domain, c.device) }
+func (v vif) rateKey() string { return fmt.Sprintf("backend/vif/%d/%d/rate", v.Domain, v.Device) }
 
 // portVLAN says in a port's terms what a guest's VLANs are.
 func portVLAN(v vifspec.VLANs) (*netdef.VLAN, error) {
@@ -118,11 +111,8 @@ func portVLAN(v vifspec.VLANs) (*netdef.VLAN, error) {
 	return p, nil
 }
 
-// Links of emulated NICs have the name of the guest's interface and this suffix.
-const (
-	tapSuffix   = "-emu"
-	maxLinkName = 15 // IFNAMSIZ - 1
-)
+// maxLinkName is IFNAMSIZ - 1.
+const maxLinkName = 15
 
 // checkName completes the name that the link is to have, and refuses one that
 // the kernel cannot give it. Where a guest has an emulated NIC beside its vif,
@@ -132,19 +122,17 @@ func (v *vif) checkName() error {
 		return nil
 	}
 	longest := maxLinkName
-	if v.kind == kindTap {
-		v.name += tapSuffix
-	} else if strings.Contains(v.emulated, tapSuffix) {
-		longest -= len(tapSuffix)
+	if v.Kind == hotplug.KindTap {
+		v.name += hotplug.TapSuffix
+	} else if strings.Contains(v.Emulated, hotplug.TapSuffix) {
+		longest -= len(hotplug.TapSuffix)
 	}
 	if len(v.name) > longest {
 		reason := "names of links have at most 15 characters"
-		if longest < maxLinkName || v.kind == kindTap {
-			reason += ", of which the emulated NIC needs 4 for '" + tapSuffix + "'"
+		if longest < maxLinkName || v.Kind == hotplug.KindTap {
+			reason += ", of which the emulated NIC needs 4 for '" + hotplug.TapSuffix + "'"
 		}
-		return fmt.Errorf("vifname=%s is too long: %s", strings.TrimSuffix(v.name, tapSuffix), reason)
+		return fmt.Errorf("vifname=%s is too long: %s", strings.TrimSuffix(v.name, hotplug.TapSuffix), reason)
 	}
 	return nil
 }
-
-func toValid(s string) string { return strings.ToValidUTF8(s, "") }

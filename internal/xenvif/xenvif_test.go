@@ -16,6 +16,7 @@ import (
 
 	"viaduct/internal/engine"
 	"viaduct/internal/netdef"
+	"viaduct/internal/xenvif/hotplug"
 	"viaduct/internal/xenvif/xenstore/xenstoretest"
 )
 
@@ -94,7 +95,7 @@ func (p *ports) Release(_ context.Context, id netdef.UUID) error {
 }
 
 // open reaches this daemon.
-func (p *ports) open(time.Time) (Daemon, func(), error) {
+func (p *ports) open(time.Time) (hotplug.Daemon, func(), error) {
 	if errors.Is(p.err, syscall.ECONNREFUSED) {
 		return nil, nil, p.err
 	}
@@ -121,7 +122,7 @@ func run(t *testing.T, p *ports, keys map[string]string, args ...string) (code i
 	}
 	env := map[string]string{"XENBUS_PATH": backend, "vif": "vif5.0", "XENSTORED_PATH": l.Addr().String()}
 	var errs strings.Builder
-	code = Script{
+	code = hotplug.Script{
 		Args: append([]string{"vif-viaduct"}, args...), Getenv: func(name string) string { return env[name] },
 		Open: p.open, Resolvers: func() []string { return nil }, Errs: &errs,
 	}.Run()
@@ -231,9 +232,9 @@ func TestWithoutStore(t *testing.T) {
 	getenv := func(name string) string { return env[name] }
 	for _, command := range []string{"online", "offline"} {
 		var errs strings.Builder
-		port := call{kind: kindVif, domain: 5}.port()
+		port := portOf(hotplug.Call{Kind: hotplug.KindVif, Domain: 5})
 		p := &ports{in: map[string]string{"vif5.0": id(1).String()}, specs: map[string]engine.PortSpec{"vif5.0": {Port: netdef.Port{UUID: port}}}}
-		code := Script{Args: []string{"vif-viaduct", command}, Getenv: getenv, Open: p.open, Errs: &errs}.Run()
+		code := hotplug.Script{Args: []string{"vif-viaduct", command}, Getenv: getenv, Open: p.open, Errs: &errs}.Run()
 		if command == "online" && (code != 1 || !strings.Contains(errs.String(), "connect to xenstore at /nowhere/socket")) {
 			t.Errorf("online: exit %d, said %q", code, errs.String())
 		}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"viaduct/internal/lab"
-	"viaduct/internal/xenvif"
+	"viaduct/internal/xenvif/hotplug"
 	"viaduct/internal/xenvif/xenstore/xenstoretest"
 )
 
@@ -100,9 +100,11 @@ func (b *bench) vif() {
 		d := h.NewDaemon(b.binary, lab.DaemonOptions{Args: []string{"--libvirt-dir", "/nowhere", "--log-level", "warn"}})
 		b.must(d.Start())
 		h.env = append(h.env, "VIADUCT_SOCKET="+d.Socket)
+		script := filepath.Join(filepath.Dir(b.binary), "viaduct-vif") // as xen-install would
+		h.Share(script)
 		b.must(h.Do(func() error {
-			for _, face := range xenvif.Faces {
-				if err := os.Symlink(b.binary, scriptsFolder+face); err != nil {
+			for _, face := range hotplug.Faces {
+				if err := os.Symlink(script, scriptsFolder+face); err != nil {
 					return err
 				}
 			}

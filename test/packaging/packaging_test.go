@@ -38,7 +38,7 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"bin/viaduct", "lib/systemd/system/viaduct.service", "lib/systemd/system/viaduct.socket", "lib/systemd/system/viaduct-bridge-helper.socket",
+		"bin/viaduct", "bin/viaduct-vif", "lib/systemd/system/viaduct.service", "lib/systemd/system/viaduct.socket", "lib/systemd/system/viaduct-bridge-helper.socket",
 		"lib/systemd/system/virtnetworkd.socket", "lib/systemd/system/virtnetworkd-ro.socket",
 		"lib/systemd/system/virtnwfilterd.socket", "lib/systemd/system/virtnwfilterd-ro.socket", "lib/sysusers.d/viaduct.conf",
 		"share/bash-completion/completions/viaduct", "share/zsh/site-functions/_viaduct", "share/fish/vendor_completions.d/viaduct.fish",

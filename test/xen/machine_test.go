@@ -81,7 +81,7 @@ func build(t *testing.T, dir string) parts {
 	must(errors.Join(
 		dom0.Folders("proc", "sys", "dev", "run", "tmp", "bin", "sbin", "var", "etc/xen"),
 		dom0.Copy("init", program("viaduct/test/xen/inside")), dom0.Copy("bin/agent", agent), dom0.Copy("bin/busybox", busybox), dom0.Link("sbin/modprobe", "/bin/busybox"),
-		dom0.Copy("usr/bin/viaduct", program("viaduct/cmd/viaduct")),
+		dom0.Copy("usr/bin/viaduct", program("viaduct/cmd/viaduct")), dom0.Copy("usr/bin/viaduct-vif", program("viaduct/cmd/viaduct-vif")),
 		dom0.Tree("etc/xen", filepath.Join(xen, "etc/xen")),
 		dom0.Tree("lib/modules", filepath.Join(tree, "lib/modules")),
 		dom0.Copy("guest/initrd", guestInitrd), unpack(filepath.Join(string(dom0), "guest/vmlinux"), p.kernel),

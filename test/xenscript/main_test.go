@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,11 +17,17 @@ import (
 	"viaduct/internal/lab"
 )
 
-// binary is the program under test.
-var binary string
+// binary is the program under test, and script Xen's script alone, which lies
+// beside it.
+var binary, script string
 
 func TestMain(m *testing.M) {
 	lab.Main("xenscript", &binary, func() (code int) {
+		var err error
+		if script, err = lab.Build(filepath.Dir(binary), "viaduct/cmd/viaduct-vif", "viaduct-vif"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		goleak.VerifyTestMain(m, goleak.Cleanup(func(c int) { code = c }))
 		return code
 	})

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"viaduct/internal/lab"
-	"viaduct/internal/xenvif"
+	"viaduct/internal/xenvif/hotplug"
 	"viaduct/internal/xenvif/xenstore/xenstoretest"
 )
 
@@ -78,13 +78,14 @@ func newXenHost(t *testing.T) *xenHost {
 		t.Fatalf("the corpus has %d of 4 invocations", len(x.calls))
 	}
 	x.site = newSite(t)
+	x.host.Share(script)
 	var l net.Listener
 	x.must(x.host.Do(func() (err error) {
 		if err = os.MkdirAll(scripts, 0o755); err != nil {
 			return err
 		}
-		for _, face := range xenvif.Faces {
-			if err = os.Symlink(binary, scripts+face); err != nil {
+		for _, face := range hotplug.Faces {
+			if err = os.Symlink(script, scripts+face); err != nil {
 				return err
 			}
 		}

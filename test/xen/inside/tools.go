@@ -107,7 +107,7 @@ func importXen(w *world) {
 
 // takeBack: xen-install --remove leaves Xen's files as they were.
 func takeBack(w *world) {
-	if now := files(w, xenFolder); !strings.Contains(now, "/vif-viaduct -> /usr/bin/viaduct") {
+	if now := files(w, xenFolder); !strings.Contains(now, "/vif-viaduct -> /usr/bin/viaduct-vif") {
 		w.Errorf("the script is not there:\n%s", strings.Join(difference(w.untouched, now), "\n"))
 	}
 	w.run("viaduct", "xen-install", "--remove")

@@ -1,4 +1,4 @@
-package xenvif
+package hotplug
 
 import (
 	"cmp"
@@ -39,8 +39,8 @@ func findHooks() []string {
 }
 
 // reread is what the store has of an interface that goes, for hooks.
-func (s Script) reread(c call, deadline time.Time) request {
-	gone := request{call: c, hooked: true}
+func (s Script) reread(c Call, deadline time.Time) Request {
+	gone := Request{Call: c, Hooked: true}
 	store, err := xenstore.OpenBrief(s.Getenv, deadline)
 	if err != nil {
 		return gone
@@ -50,25 +50,25 @@ func (s Script) reread(c call, deadline time.Time) request {
 	if err != nil {
 		return gone
 	}
-	r.hooked = true
+	r.Hooked = true
 	return r
 }
 
 // runHooks runs hooks one after the other, with the variables that they find in
 // Xen's scripts. The first that fails ends it.
-func (s Script) runHooks(files []string, r request, got answer, deadline time.Time) error {
+func (s Script) runHooks(files []string, r Request, got Answer, deadline time.Time) error {
 	if len(files) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	name := strings.TrimSpace(r.keys["vifname"])
-	if name != "" && r.kind == kindTap {
-		name += tapSuffix
+	name := strings.TrimSpace(r.Keys["vifname"])
+	if name != "" && r.Kind == KindTap {
+		name += TapSuffix
 	}
 	environment := append(os.Environ(),
-		"command="+r.command, "type_if="+r.kind, "dev="+cmp.Or(name, r.link), "vif="+r.link, "vifname="+name, "bridge="+got.bridge,
-		"mac="+r.keys["mac"], "ip="+r.keys["ip"], "netdev="+r.netdev, "main_ip="+got.gateway, "XENBUS_PATH="+r.path)
+		"command="+r.Command, "type_if="+r.Kind, "dev="+cmp.Or(name, r.Link), "vif="+r.Link, "vifname="+name, "bridge="+got.Bridge,
+		"mac="+r.Keys["mac"], "ip="+r.Keys["ip"], "netdev="+r.Netdev, "main_ip="+got.Gateway, "XENBUS_PATH="+r.Path)
 	shell := hookShell
 	if _, err := os.Stat(shell); err != nil {
 		shell = plainShell

@@ -1,15 +1,17 @@
-// Package xenvif is the door for Xen: the hotplug script that libxl runs when a
-// guest's network interface comes and goes (docs/misc/vif-paths and
-// tools/libs/light/libxl_nic.c in Xen's sources). It reads from xenstore what
-// the guest is to have, asks the daemon for it, and writes back how it went. It
-// translates Xen's terms; what can be applied is the engine's to decide.
-package xenvif
+// Package hotplug is the script that libxl runs when a guest's network interface
+// comes and goes (docs/misc/vif-paths and tools/libs/light/libxl_nic.c in Xen's
+// sources), and what it says to the daemon. It reads from xenstore what the guest
+// is to have, asks the daemon for it, and writes back how it went. It knows no
+// networks: a guest's start waits for it, and a program starts the faster the
+// less it is made of.
+package hotplug
 
 import (
 	"errors"
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"viaduct/internal/xenvif/xenstore"
@@ -17,11 +19,9 @@ import (
 
 // libxl kills a script after 40 s. What goes wrong is told well before that.
 const (
-	workLimit = 25 * time.Second
+	// WorkLimit is how long the daemon may take.
+	WorkLimit = 25 * time.Second
 	tellLimit = 5 * time.Second
-	// linkLimit is how long the guest's link may take to appear: the kernel
-	// tells libxl that it is there shortly before it is.
-	linkLimit = 10 * time.Second
 )
 
 // Script is one run of the hotplug script. A guest's start waits for it, so it
@@ -46,16 +46,16 @@ type Script struct {
 // Run does what libxl asks for and returns the exit status.
 func (s Script) Run() int {
 	v, err := s.call()
-	switch do := commands[v.command]; {
+	switch do := commands[v.Command]; {
 	case err != nil:
 		// libxl shows what is in the store rather than what the script says.
 		err = errors.Join(err, s.fail(v, err))
-	case do.kind != v.kind:
+	case do.kind != v.Kind:
 		// Xen's own scripts ignore it too.
 	case do.leaves:
-		err = s.offline(v, time.Now().Add(workLimit))
+		err = s.offline(v, time.Now().Add(WorkLimit))
 	default:
-		err = s.online(v, time.Now().Add(workLimit))
+		err = s.online(v, time.Now().Add(WorkLimit))
 	}
 	if err != nil {
 		s.say(err)
@@ -77,12 +77,12 @@ var commands = map[string]struct {
 	kind   string
 	leaves bool // the guest's link goes
 }{
-	"online": {kind: kindVif}, "offline": {kind: kindVif, leaves: true},
-	"add": {kind: kindTap}, "remove": {kind: kindTap, leaves: true},
+	"online": {kind: KindVif}, "offline": {kind: KindVif, leaves: true},
+	"add": {kind: KindTap}, "remove": {kind: KindTap, leaves: true},
 }
 
 // online plugs the guest in and tells the guest's driver and libxl how it went.
-func (s Script) online(c call, deadline time.Time) error {
+func (s Script) online(c Call, deadline time.Time) error {
 	store, err := xenstore.OpenBrief(s.Getenv, deadline)
 	if err != nil {
 		return err
@@ -90,8 +90,8 @@ func (s Script) online(c call, deadline time.Time) error {
 	defer store.Close()
 	hooks := findHooks()
 	r, err := s.read(store, c)
-	r.hooked = len(hooks) > 0
-	var got answer
+	r.Hooked = len(hooks) > 0
+	var got Answer
 	if err == nil {
 		got, err = s.plug(r, deadline)
 	}
@@ -99,30 +99,34 @@ func (s Script) online(c call, deadline time.Time) error {
 		err = s.runHooks(hooks, r, got, deadline)
 	}
 	return errors.Join(err, tell(store, c, err, func() []xenstore.Change {
-		if c.kind == kindTap {
+		if c.Kind == KindTap {
 			return nil
 		}
 		var changes []xenstore.Change
-		if frontend := r.keys[keyFrontend]; frontend != "" && got.mtu > 0 {
-			changes = append(changes, xenstore.Change{Path: frontend + "/mtu", Value: strconv.Itoa(got.mtu)})
+		if frontend := r.Keys[KeyFrontend]; frontend != "" && got.MTU > 0 {
+			changes = append(changes, xenstore.Change{Path: frontend + "/mtu", Value: strconv.Itoa(got.MTU)})
 		}
-		return append(changes, xenstore.Change{Path: c.path + "/hotplug-status", Value: "connected"})
+		return append(changes, xenstore.Change{Path: c.Path + "/hotplug-status", Value: "connected"})
 	}))
 }
 
+// guardVariable, set to "no", leaves guests unguarded of whose network nobody
+// has said whether they are to be guarded.
+const guardVariable = "VIADUCT_GUARD"
+
 // read gets what libxl wrote into the store for the interface
 // (docs/man/xl-network-configuration.5).
-func (s Script) read(store *xenstore.Brief, c call) (request, error) {
-	r := request{call: c, unguarded: s.Getenv(guardVariable) == "no"}
-	if c.face == faceNAT {
-		r.resolvers = s.Resolvers()
+func (s Script) read(store *xenstore.Brief, c Call) (Request, error) {
+	r := Request{Call: c, Unguarded: s.Getenv(guardVariable) == "no"}
+	if c.Face == FaceNAT {
+		r.Resolvers = s.Resolvers()
 	}
-	paths := make([]string, len(keys), len(keys)+2)
-	for i, name := range keys {
-		paths[i] = c.path + "/" + name
+	paths := make([]string, len(Keys), len(Keys)+2)
+	for i, name := range Keys {
+		paths[i] = c.Path + "/" + name
 	}
 	// A driver domain may not be allowed to read whose interface it is.
-	values, err := store.ReadAll(append(paths, fmt.Sprintf("/local/domain/%d/vm", c.domain), c.path+"/frontend-id")...)
+	values, err := store.ReadAll(append(paths, fmt.Sprintf("/local/domain/%d/vm", c.Domain), c.Path+"/frontend-id")...)
 	if err != nil {
 		return r, fmt.Errorf("read what xenstore has of the interface: %w", err)
 	}
@@ -131,39 +135,39 @@ func (s Script) read(store *xenstore.Brief, c call) (request, error) {
 		known = known || value != ""
 	}
 	if !known {
-		return r, fmt.Errorf("xenstore has nothing at %s", c.path)
+		return r, fmt.Errorf("xenstore has nothing at %s", c.Path)
 	}
-	if guest := values[len(keys)]; guest != "" {
+	if guest := values[len(Keys)]; guest != "" {
 		about, err := store.ReadAll(guest+"/name", guest+"/uuid")
 		if err != nil {
 			return r, fmt.Errorf("read whose interface it is: %w", err)
 		}
-		r.guest, r.guestUUID = about[0], about[1]
+		r.Guest, r.GuestUUID = about[0], about[1]
 	}
-	r.keys = make(map[string]string, len(keys))
-	for i, name := range keys {
+	r.Keys = make(map[string]string, len(Keys))
+	for i, name := range Keys {
 		if values[i] != "" {
-			r.keys[name] = values[i]
+			r.Keys[name] = values[i]
 		}
 	}
 	return r, nil
 }
 
 // ask has the daemon do what is to be done for the interface.
-func (s Script) ask(daemon Daemon, r request) (answer, error) {
-	got := daemon.do(r)
-	for _, warning := range got.warnings {
+func (s Script) ask(daemon Daemon, r Request) (Answer, error) {
+	got := daemon.Do(r)
+	for _, warning := range got.Warnings {
 		s.say(warning)
 	}
-	return got, got.err
+	return got, got.Err
 }
 
 // plug asks the daemon to make the guest's link a port of the network that its
 // keys name.
-func (s Script) plug(r request, deadline time.Time) (answer, error) {
+func (s Script) plug(r Request, deadline time.Time) (Answer, error) {
 	daemon, done, err := s.Open(deadline)
 	if err != nil {
-		return answer{}, err
+		return Answer{}, err
 	}
 	defer done()
 	return s.ask(daemon, r)
@@ -171,8 +175,8 @@ func (s Script) plug(r request, deadline time.Time) (answer, error) {
 
 // fail tells of an error from before there was a connection to the store. What
 // prevents that is of no interest beside it.
-func (s Script) fail(c call, failed error) error {
-	if c.path == "" || commands[c.command].leaves {
+func (s Script) fail(c Call, failed error) error {
+	if c.Path == "" || commands[c.Command].leaves {
 		return nil
 	}
 	store, err := xenstore.OpenBrief(s.Getenv, time.Now().Add(tellLimit))
@@ -185,28 +189,28 @@ func (s Script) fail(c call, failed error) error {
 
 // tell writes into the store how it went. libxl waits for the status, so that
 // is written after all else.
-func tell(store *xenstore.Brief, c call, failed error, good func() []xenstore.Change) error {
+func tell(store *xenstore.Brief, c Call, failed error, good func() []xenstore.Change) error {
 	// There is time for this even if there was none left for plugging in.
 	store.Extend(time.Now().Add(tellLimit))
 	if failed != nil {
-		return store.Change(xenstore.Change{Path: c.path + "/hotplug-error", Value: clip(failed.Error())},
-			xenstore.Change{Path: c.path + "/hotplug-status", Value: "error"})
+		return store.Change(xenstore.Change{Path: c.Path + "/hotplug-error", Value: clip(failed.Error())},
+			xenstore.Change{Path: c.Path + "/hotplug-status", Value: "error"})
 	}
-	return store.Change(append([]xenstore.Change{{Path: c.path + "/hotplug-error", Remove: true}}, good()...)...)
+	return store.Change(append([]xenstore.Change{{Path: c.Path + "/hotplug-error", Remove: true}}, good()...)...)
 }
 
 // offline unplugs the guest. It needs nothing of xenstore and no bridge, and
 // touches no link but the one that online plugged in. Without a daemon there is
 // nothing to do: one that is started later sees that the link is gone.
-func (s Script) offline(c call, deadline time.Time) error {
+func (s Script) offline(c Call, deadline time.Time) error {
 	daemon, done, err := s.Open(deadline)
 	if err != nil {
-		s.say(fmt.Errorf("leave %s where it is: %w", c.link, err))
+		s.say(fmt.Errorf("leave %s where it is: %w", c.Link, err))
 		return nil
 	}
 	defer done()
 	hooks := findHooks()
-	r := request{call: c}
+	r := Request{Call: c}
 	if len(hooks) > 0 {
 		r = s.reread(c, deadline)
 	}
@@ -218,7 +222,7 @@ func (s Script) offline(c call, deadline time.Time) error {
 func clip(message string) string {
 	const limit = 1000
 	if len(message) > limit {
-		return toValid(message[:limit]) + "..."
+		return strings.ToValidUTF8(message[:limit], "") + "..."
 	}
 	return message
 }
