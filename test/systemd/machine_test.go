@@ -122,9 +122,14 @@ func (m *machine) off() {
 	}
 }
 
-// removeGroups removes the machine's control groups, which end with nobody.
+// removeGroups removes the machine's control groups, which end with nobody. The
+// last processes may take a moment to be gone.
 func (m *machine) removeGroups() {
-	m.host.Run(context.Background(), "sh", "-c", "find /run/cgroups/"+m.name+" -depth -type d -exec rmdir {} + ; umount /run/cgroups")
+	lab.Eventually(m.t, limit, func() error {
+		_, err := m.host.Run(context.Background(), "find", "/run/cgroups/"+m.name, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+")
+		return err
+	})
+	m.host.Run(context.Background(), "umount", "/run/cgroups")
 }
 
 // clear switches the machine off at the end of its test.
@@ -135,10 +140,6 @@ func (m *machine) clear() {
 	if m.t.Failed() {
 		r, _ := m.host.Run(context.Background(), "sh", "/run/enter", "journalctl", "--no-pager", "-b", "-n", "200")
 		m.t.Logf("the journal:\n%s", r.Stdout)
-	}
-	if os.Getenv("SYSTEMD_WAIT") != "" {
-		fmt.Println("waiting: nsenter -a -t", m.init.PID())
-		time.Sleep(10 * time.Minute)
 	}
 	m.init.Kill()
 	m.removeGroups()

@@ -74,8 +74,8 @@ const driver = `[Unit]
 Wants=virtnetworkd.socket
 [Service]
 Type=oneshot
-ExecStart=virsh -c network:///system net-list
 ExecStart=ip addr show dev virbr0
+ExecStart=virsh -c network:///system net-list
 [Install]
 WantedBy=multi-user.target
 `
