@@ -12,10 +12,10 @@ packages=(
   qemu-system-x86 ipxe-qemu cpio e2fsprogs zstd xz-utils dbus libyaml-0-2 libnm0 libndp0 libteamdctl0
 )
 
-# Installed, systemd-resolved would take over the machine's resolv.conf and
+# Installed, systemd-resolved or openresolv would take over the machine's resolv.conf and
 # ifupdown or NetworkManager its network cards, so they are only unpacked; of Xen only the scripts
 # are wanted, to compare with.
-unpacked=(systemd-resolved xen-utils-common ifupdown netplan.io libnetplan0 network-manager)
+unpacked=(systemd-resolved openresolv xen-utils-common ifupdown netplan.io libnetplan0 network-manager)
 unpacked_to=/usr/local/lib/viaduct-test
 
 missing=()

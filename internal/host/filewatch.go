@@ -18,9 +18,10 @@ type FileWatch struct {
 // WatchFile watches a file that is written in place.
 func WatchFile(path string) (*FileWatch, error) { return watch(path, unix.IN_MODIFY) }
 
-// WatchDir watches the files of a folder: those that come, go or were written to.
+// WatchDir watches the files of a folder: those that go, and those that somebody has
+// written, once they are whole.
 func WatchDir(path string) (*FileWatch, error) {
-	return watch(path, unix.IN_CLOSE_WRITE|unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_MOVED_FROM|unix.IN_ONLYDIR)
+	return watch(path, unix.IN_CLOSE_WRITE|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_MOVED_FROM|unix.IN_ONLYDIR)
 }
 
 func watch(path string, events uint32) (*FileWatch, error) {

@@ -120,6 +120,10 @@ func (h *Host) Close() {
 	h.task.Wait()
 }
 
+// calm is how long others have to finish: whoever writes a file anew empties it, or
+// removes it, first.
+const calm = 200 * time.Millisecond
+
 // follow begins to look at who else writes the file. It needs h.mu.
 func (h *Host) follow() {
 	if h.end != nil {
@@ -138,6 +142,11 @@ func (h *Host) follow() {
 			case <-h.end:
 				return
 			case <-watch.Changed():
+			}
+			select {
+			case <-h.end:
+				return
+			case <-time.After(calm):
 			}
 			h.mu.Lock()
 			if err := h.settle(h.state); err != nil {

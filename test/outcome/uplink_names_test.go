@@ -211,3 +211,51 @@ func TestUplinkTellsResolved(t *testing.T) {
 	s.viaduct("uplink-delete", "xenbr0")
 	s.soonResolvesNot("www.lan.example")
 }
+
+// resolvconfProgram is where test/deps.sh has put openresolv's.
+const resolvconfProgram = "/usr/local/lib/viaduct-test/openresolv/sbin/resolvconf"
+
+// Where resolvconf is the host's way it is told, instead of what the card's own client
+// has told it, and afterwards that again.
+func TestUplinkTellsResolvconf(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, resolvconfProgram)
+	program, err := os.ReadFile(resolvconfProgram)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newNamedSite(t, nil, func(s *leasedSite) {
+		// It looks for its parts where it would be installed.
+		s.host.WriteFile("/tmp/sbin/resolvconf", strings.ReplaceAll(string(program), "=/lib/resolvconf\n", "="+strings.TrimSuffix(resolvconfProgram, "sbin/resolvconf")+"lib/resolvconf\n"))
+		s.mustRun("chmod", "+x", "/tmp/sbin/resolvconf")
+		bootOneShot(s)
+		s.mustRun("sh", "-c", "echo nameserver 203.0.113.9 | /tmp/sbin/resolvconf -a eth0.dhclient")
+		s.mustRun("sh", "-c", "echo nameserver 203.0.113.10 | /tmp/sbin/resolvconf -a eth1")
+	}, firstNameServer)
+	before := s.resolvConf()
+	if !strings.Contains(before, "203.0.113.9\n") {
+		t.Fatalf("openresolv has written %q", before)
+	}
+	s.must(s.daemon.Start())
+	s.viaduct("uplink-create", "xenbr0", "--nic", "eth0")
+	for _, server := range []netip.Addr{firstNameServer, secondNameServer} {
+		if server != s.nameServer {
+			s.otherServer(server)
+		}
+		s.resolvesBy(server, s.byFile)
+		if got := s.resolvConf(); strings.Contains(got, "203.0.113.9\n") || !strings.Contains(got, "203.0.113.10\n") {
+			t.Errorf("asked are %q", got)
+		}
+	}
+	s.daemon.Kill9()
+	info := s.mustRun("stat", "-c", "%i %z", "/run/resolvconf/interfaces/xenbr0")
+	s.must(s.daemon.Start())
+	s.configured("xenbr0")
+	if again := s.mustRun("stat", "-c", "%i %z", "/run/resolvconf/interfaces/xenbr0"); again != info {
+		t.Error("the next daemon has told it again")
+	}
+	s.viaduct("uplink-delete", "xenbr0")
+	if got := s.resolvConf(); got != before {
+		t.Errorf("%q is left of %q", got, before)
+	}
+}
