@@ -230,8 +230,13 @@ func (d *Daemon) Signal(sig syscall.Signal) { d.process.Signal(sig) }
 // Process is the running daemon, or the last one that ran.
 func (d *Daemon) Process() *Process { return d.process }
 
-// Output is what the daemon has said since its last start.
-func (d *Daemon) Output() string { return d.process.Output() }
+// Output is what the daemon has said since its last start; nothing before the first.
+func (d *Daemon) Output() string {
+	if d.process == nil {
+		return ""
+	}
+	return d.process.Output()
+}
 
 // Viaduct runs a command of the command line against the daemon.
 func (d *Daemon) Viaduct(ctx context.Context, args ...string) (Result, error) {

@@ -99,30 +99,31 @@ func validate(data []byte, name string, s *shape) error {
 	if err != nil || root.name != name || root.space != "" {
 		return nil
 	}
-	why := s.refuse(root)
+	why, at := s.refuse(root)
 	if why == nil {
 		return nil
 	}
 	// libvirt validates with libxml, whose messages begin with the innermost reason.
 	lines := append([]string{"Unable to validate doc against /usr/share/libvirt/schemas/" + name + ".rng"}, why...)
-	return Errorf(ErrXMLInvalidSchema, "%s", strings.Join(lines, "\n")+"\n")
+	return &Error{Code: ErrXMLInvalidSchema, Detail: strings.Join(lines, "\n") + "\n", Where: at.where()}
 }
 
-// refuse says what is wrong with an element, from the inside out.
-func (s *shape) refuse(e *element) []string {
+// refuse says what is wrong with an element, from the inside out, and at which
+// element within.
+func (s *shape) refuse(e *element) (why []string, at *element) {
 	if s.any {
-		return nil
+		return nil, nil
 	}
 	for _, a := range e.attrs {
 		if !a.declares() && (a.prefix != "" || !slices.Contains(s.attrs, a.name)) {
-			return []string{"Invalid attribute " + a.name + " for element " + e.name}
+			return []string{"Invalid attribute " + a.name + " for element " + e.name}, e
 		}
 	}
 	seen := map[string]bool{}
 	for _, c := range e.content {
 		if c.child == nil {
 			if !s.text && len(bytes.TrimSpace(c.text)) > 0 {
-				return []string{"Element " + e.name + " has extra content: text"}
+				return []string{"Element " + e.name + " has extra content: text"}, e
 			}
 			continue
 		}
@@ -132,22 +133,22 @@ func (s *shape) refuse(e *element) []string {
 		}
 		known, ok := s.children[key]
 		if !ok {
-			return []string{"Element " + e.name + " has extra content: " + c.child.name}
+			return []string{"Element " + e.name + " has extra content: " + c.child.name}, c.child
 		}
 		within := []string{"Extra element " + c.child.name + " in interleave", "Element " + e.name + " failed to validate content"}
 		if seen[key] && !known.many {
-			return within
+			return within, c.child
 		}
 		seen[key] = true
-		if why := known.refuse(c.child); why != nil {
+		if why, at := known.refuse(c.child); why != nil {
 			if known.silent {
 				why = nil
 			}
-			return append(why, within...)
+			return append(why, within...), at
 		}
 	}
 	if s.needs != "" && !seen[s.needs] {
-		return []string{"Expecting an element " + s.needs + ", got nothing", "Invalid sequence in interleave", "Element " + e.name + " failed to validate content"}
+		return []string{"Expecting an element " + s.needs + ", got nothing", "Invalid sequence in interleave", "Element " + e.name + " failed to validate content"}, e
 	}
-	return nil
+	return nil, nil
 }

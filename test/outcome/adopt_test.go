@@ -122,6 +122,20 @@ func (s *site) soonNothingToChange(name string) {
 	})
 }
 
+// heals runs a program that changes the host behind the daemon's back, and waits
+// until what is looked at is as it was before.
+func (s *site) heals(look func() string, change ...string) {
+	s.t.Helper()
+	before := look()
+	s.mustRun(change...)
+	lab.Eventually(s.t, 10*time.Second, func() error {
+		if after := look(); after != before {
+			return fmt.Errorf("before:\n%s\nafter:\n%s", before, after)
+		}
+		return nil
+	})
+}
+
 // nothingToChange fails the test unless the plan of the network is empty.
 func (s *site) nothingToChange(name string) {
 	s.t.Helper()

@@ -140,12 +140,8 @@ func TestNetworkLimitsAndFloors(t *testing.T) {
 	}
 	s.says([]string{"because new combined inbound floor=3072 would overcommit average=3000 on network 'a'"}, "net-apply",
 		s.file(strings.Replace(natXML("a", 50, ""), "<ip ", "<bandwidth><inbound average='3000'/></bandwidth><ip ", 1)))
-	before := s.host.Dump()
-	s.mustRun("tc", "filter", "del", "dev", "virbr50", "egress")
-	s.logs("brought network back to its definition")
-	if after := s.host.Dump(); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
+	s.heals(func() string { return s.host.Dump() + s.mustRun("tc", "filter", "show", "dev", "virbr50", "egress") },
+		"tc", "filter", "del", "dev", "virbr50", "egress")
 	s.viaduct("net-destroy", "a")
 	if left := s.mustRun("ip", "link"); strings.Contains(left, "ifb") {
 		t.Errorf("left over:\n%s", left)
@@ -184,8 +180,8 @@ func TestIsolatedPorts(t *testing.T) {
 	}
 	s.soonNothingToChange("a")
 	check()
-	s.mustRun("ip", "link", "set", "vnet0", "type", "bridge_slave", "isolated", "off")
-	s.logs("brought network back to its definition")
+	port := func() string { return s.mustRun("bridge", "-d", "link", "show", "dev", "vnet0") }
+	s.heals(port, "ip", "link", "set", "vnet0", "type", "bridge_slave", "isolated", "off")
 	check()
 	s.daemon.Kill9()
 	s.mustRun("ip", "link", "set", "vif1.0", "type", "bridge_slave", "isolated", "off")
@@ -255,12 +251,7 @@ func TestNetworkOutbound(t *testing.T) {
 			if sum := got + <-both; sum > 1.25*4096 { // they do not begin and end together
 				t.Errorf("together guests sent %.0f KiB/s, limited to 4096", sum)
 			}
-			before := s.host.Dump()
-			s.mustRun("tc", "qdisc", "del", "dev", "virbr50", "clsact")
-			s.logs("brought network back to its definition")
-			if after := s.host.Dump(); after != before {
-				t.Errorf("before:\n%s\nafter:\n%s", before, after)
-			}
+			s.heals(s.host.Dump, "tc", "qdisc", "del", "dev", "virbr50", "clsact")
 		})
 	}
 }

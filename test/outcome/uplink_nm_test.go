@@ -19,6 +19,9 @@ func bootNetworkManager(s *leasedSite) {
 	s.mustRun("mkdir", "-p", "/run/NetworkManager", "/var/lib/NetworkManager")
 	// NetworkManager reads no profile that others can read.
 	s.mustRun("sh", "-c", "chmod 600 /etc/NetworkManager/system-connections/*")
+	// It takes a card that has an address already, as from a router's first advertisement,
+	// for somebody else's, and asks for no lease. At boot no card is up yet.
+	s.mustRun("ip", "link", "set", "eth0", "down")
 	nm := s.host.Start(nmRoot+"/usr/sbin/NetworkManager", "--debug")
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
