@@ -33,7 +33,7 @@ var floors = [][]string{
 	{"viaduct/internal/guestsvc/dhcp4", "viaduct/internal/guestsvc/dhcp6", "viaduct/internal/guestsvc/dns", "viaduct/internal/guestsvc/ra",
 		"viaduct/internal/guestsvc/dnsmasq", "viaduct/internal/guestsvc/resolved", "viaduct/internal/guestsvc/tftp", "viaduct/internal/dhcpclient"},
 	{"viaduct/internal/guestsvc/pool"},
-	{"viaduct/internal/guestsvc/leases", "viaduct/internal/guestsvc/outbox", "viaduct/internal/guestsvc/throttle"},
+	{"viaduct/internal/guestsvc/domain", "viaduct/internal/guestsvc/leases", "viaduct/internal/guestsvc/outbox", "viaduct/internal/guestsvc/throttle"},
 	{"viaduct/internal/host"},
 	{"viaduct/internal/host/nft", "viaduct/internal/host/sockets"},
 	{"viaduct/internal/host/changes", "viaduct/internal/host/nl"},
@@ -63,7 +63,7 @@ const lab = "viaduct/internal/lab"
 
 // forTests are packages that only tests and the demo use.
 var forTests = map[string]bool{lab: true, "viaduct/internal/httpapi/apitest": true, "viaduct/internal/xenvif/xenstore/xenstoretest": true,
-	"viaduct/internal/libvirtrpc/rpctest": true}
+	"viaduct/internal/libvirtrpc/rpctest": true, "viaduct/internal/guestsvc/guestsvctest": true}
 
 type source struct {
 	path string // relative to the module

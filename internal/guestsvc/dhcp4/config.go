@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"viaduct/internal/guestsvc/domain"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
@@ -191,7 +192,7 @@ func (c Config) check() error {
 		}
 	}
 	for _, d := range c.Search {
-		if _, err := appendDomain(nil, d); err != nil {
+		if _, err := domain.Append(nil, d); err != nil {
 			return fmt.Errorf("search %q: %w", d, err)
 		}
 	}
@@ -231,7 +232,7 @@ type settings struct {
 
 func newSettings(c Config) (*settings, error) {
 	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("configure dhcp4 of network %q: %w", c.Name, err)
+		return nil, fmt.Errorf("configure dhcp4 of network '%s': %w", c.Name, err)
 	}
 	s := &settings{
 		Config: c, server: c.Address.Addr(),

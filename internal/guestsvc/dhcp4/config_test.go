@@ -43,7 +43,7 @@ func TestConfigIsChecked(t *testing.T) {
 			config := testConfig()
 			c.change(&config)
 			_, err := newSettings(config)
-			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), `network "default"`) {
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "network 'default'") {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})

@@ -11,10 +11,10 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"go.uber.org/goleak"
 
+	"viaduct/internal/guestsvc/guestsvctest"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/lab"
 	"viaduct/internal/netdef"
-	"viaduct/internal/store"
 )
 
 var (
@@ -43,63 +43,6 @@ func testConfig() Config {
 		Router: []netip.Addr{addr("192.168.122.1")}, DNS: []netip.Addr{addr("192.168.122.1")},
 		Domain: "example.test", Search: []string{"example.test"},
 	}
-}
-
-// testJournal makes changes durable when it is told to.
-type testJournal struct {
-	mu     sync.Mutex
-	held   []func(error) // changes not yet on disk, while hold is set
-	hold   bool
-	count  int
-	failed error
-}
-
-func (j *testJournal) Append(_ store.LeaseChange, done func(error)) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.count++
-	if j.hold {
-		j.held = append(j.held, done)
-		return
-	}
-	go done(j.failed)
-}
-
-// flush makes durable what was held back, and whatever comes later.
-func (j *testJournal) flush() {
-	j.mu.Lock()
-	held := j.held
-	j.held, j.hold = nil, false
-	j.mu.Unlock()
-	for _, done := range held {
-		done(nil)
-	}
-}
-
-func (j *testJournal) waiting() int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return len(j.held)
-}
-
-// clock is a clock that tests move.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func newClock() *clock { return &clock{t: start} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
 }
 
 func lease(a string, mac netdef.MAC, left time.Duration) netdef.Lease {
@@ -215,8 +158,8 @@ func (a answering) Probe(addr netip.Addr, answer func(netdef.MAC)) { answer(a[ad
 // rig is a server with everything around it.
 type rig struct {
 	t       testing.TB
-	clock   *clock
-	journal *testJournal
+	clock   *guestsvctest.Clock
+	journal *guestsvctest.Journal
 	table   *leases.Table
 	wire    *wire
 	server  *Server
@@ -224,8 +167,8 @@ type rig struct {
 
 func newRig(t testing.TB, c Config, prober Prober) *rig {
 	t.Helper()
-	r := &rig{t: t, clock: newClock(), journal: &testJournal{}, wire: newWire()}
-	r.table = leases.New(r.journal, nil, r.clock.now).Table(network)
+	r := &rig{t: t, clock: guestsvctest.NewClock(start), journal: &guestsvctest.Journal{}, wire: newWire()}
+	r.table = leases.New(r.journal, nil, r.clock.Now).Table(network)
 	r.start(c, prober)
 	return r
 }
@@ -235,7 +178,7 @@ func (r *rig) start(c Config, prober Prober) {
 	r.t.Helper()
 	r.wire = newWire()
 	s, err := Start(c, Deps{
-		Frames: r.wire, Prober: prober, Leases: r.table, Now: r.clock.now, Log: slog.New(slog.DiscardHandler),
+		Frames: r.wire, Prober: prober, Leases: r.table, Now: r.clock.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		r.t.Fatal(err)

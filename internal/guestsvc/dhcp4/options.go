@@ -2,7 +2,6 @@ package dhcp4
 
 import (
 	"encoding/binary"
-	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,6 +9,8 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
+
+	"viaduct/internal/guestsvc/domain"
 )
 
 // option is an option of a reply, ready for the wire.
@@ -72,7 +73,7 @@ func configuredOptions(s *settings) []option {
 		add(optBootServerName, []byte(s.bootServer().String()), false)
 	}
 	add(optBootServerName, []byte(s.ServerName), false)
-	add(optSearch, searchBytes(s.Search), false)
+	add(optSearch, domain.List(s.Search), false) // RFC 3397, which also allows compression
 	return list
 }
 
@@ -111,33 +112,6 @@ func routeBytes(s *settings) []byte {
 		b = append(b, r.Gateway.AsSlice()...)
 	}
 	return b
-}
-
-// searchBytes is option 119 (RFC 3397), without compression.
-func searchBytes(domains []string) []byte {
-	var b []byte
-	for _, d := range domains {
-		b, _ = appendDomain(b, d) // checked by Config.check
-	}
-	return b
-}
-
-var errDomain = errors.New("not a domain name")
-
-// appendDomain appends a domain name in wire form (RFC 1035 section 3.1).
-func appendDomain(b []byte, domain string) ([]byte, error) {
-	domain = strings.TrimSuffix(domain, ".")
-	if domain == "" || len(domain) > 253 {
-		return b, errDomain
-	}
-	for label := range strings.SplitSeq(domain, ".") {
-		if label == "" || len(label) > 63 {
-			return b, errDomain
-		}
-		b = append(b, byte(len(label)))
-		b = append(b, label...)
-	}
-	return append(b, 0), nil
 }
 
 // Sizes of what is around the options (RFC 2131 sections 2 and 3).
@@ -282,7 +256,7 @@ func (s *settings) fqdn(asked byte, name string) []byte {
 	if asked&fqdnWire == 0 {
 		return append(b, name...)
 	}
-	b, err := appendDomain(b, name)
+	b, err := domain.Append(b, name)
 	if err != nil {
 		return nil
 	}

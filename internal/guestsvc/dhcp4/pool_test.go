@@ -6,13 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"viaduct/internal/guestsvc/guestsvctest"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
 )
 
 func newRigTable() *leases.Table {
-	return leases.New(&testJournal{}, nil, func() time.Time { return start }).Table(network)
+	return leases.New(&guestsvctest.Journal{}, nil, func() time.Time { return start }).Table(network)
 }
 
 // bigConfig serves a whole /16, with ranges that overlap.
@@ -44,7 +45,7 @@ func TestForeignRemovalIsNoticedWhenItMatters(t *testing.T) {
 	if err := <-removed; err != nil {
 		t.Fatal(err)
 	}
-	r.clock.advance(pool.ResyncTime)
+	r.clock.Advance(pool.ResyncTime)
 	if got := r.obtain(guest(2)); got != addr("192.168.122.5") {
 		t.Errorf("got %v", got)
 	}

@@ -105,7 +105,7 @@ func (s *Server) Reconfigure(c Config) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.state.Config; c.Network != old.Network || c.Bridge != old.Bridge {
-		return fmt.Errorf("configure dhcp4 of network %q: network or bridge cannot change while it runs", c.Name)
+		return fmt.Errorf("configure dhcp4 of network '%s': network or bridge cannot change while it runs", c.Name)
 	}
 	s.deps.Leases.ReserveNames(leases.IPv4, settings.reserved)
 	fresh := newState(settings, s.deps.Leases, s.deps.Now())

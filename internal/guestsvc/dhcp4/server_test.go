@@ -17,6 +17,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"viaduct/internal/guestsvc/guestsvctest"
 	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
 )
@@ -44,7 +45,7 @@ func TestLifeOfAGuest(t *testing.T) {
 		t.Errorf("lease %+v", l)
 	}
 
-	r.clock.advance(30 * time.Minute)
+	r.clock.Advance(30 * time.Minute)
 	ack := r.ask(packet(t, request, guest(1), ciaddr(a.String()), named("web")))
 	if ack.MessageType() != dhcpv4.MessageTypeAck {
 		t.Errorf("renewal: %v", ack)
@@ -66,7 +67,7 @@ func TestLifeOfAGuest(t *testing.T) {
 func TestGuestComesBackLongAfter(t *testing.T) {
 	r := newRig(t, testConfig(), nil)
 	a := r.obtain(guest(1), requestedFirst("192.168.122.17"))
-	r.clock.advance(100 * time.Hour)
+	r.clock.Advance(100 * time.Hour)
 	if r.obtain(guest(2)) == a {
 		t.Error("the address of a lease that ended went to a new guest although others were unused")
 	}
@@ -88,9 +89,7 @@ func requestedFirst(a string) mod {
 func TestNoAckBeforeTheLeaseIsOnDisk(t *testing.T) {
 	r := newRig(t, testConfig(), nil)
 	offer := r.ask(packet(t, discover, guest(1)))
-	r.journal.mu.Lock()
-	r.journal.hold = true
-	r.journal.mu.Unlock()
+	r.journal.Hold()
 	selecting := packet(t, request, guest(1), requested(offer.YourIPAddr.String()), server("192.168.122.1"))
 	r.send(selecting)
 	// Others are served meanwhile: this is answered although it came later.
@@ -99,11 +98,11 @@ func TestNoAckBeforeTheLeaseIsOnDisk(t *testing.T) {
 		other.YourIPAddr.Equal(offer.YourIPAddr) {
 		t.Errorf("offer to another guest: %v", other)
 	}
-	if r.journal.waiting() != 1 {
-		t.Fatalf("%d changes wait for the disk", r.journal.waiting())
+	if r.journal.Waiting() != 1 {
+		t.Fatalf("%d changes wait for the disk", r.journal.Waiting())
 	}
 	r.silent()
-	r.journal.flush()
+	r.journal.Release()
 	if ack := r.receive(); ack.MessageType() != dhcpv4.MessageTypeAck || ack.TransactionID != selecting.TransactionID {
 		t.Errorf("after the write: %v", ack)
 	}
@@ -113,7 +112,7 @@ func TestNoAckBeforeTheLeaseIsOnDisk(t *testing.T) {
 
 func TestNoAckIfTheDiskFails(t *testing.T) {
 	r := newRig(t, testConfig(), nil)
-	r.journal.failed = errors.New("no space left on device")
+	r.journal.Fail(errors.New("no space left on device"))
 	synced := r.obtainRequest(guest(1))
 	r.send(synced)
 	r.settled()
@@ -129,7 +128,7 @@ func (r *rig) obtainRequest(mac netdef.MAC) *dhcpv4.DHCPv4 {
 func TestWritesInFlightAreBounded(t *testing.T) {
 	c := bigConfig()
 	r := newRig(t, c, nil)
-	r.journal.hold = true
+	r.journal.Hold()
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 2 * maxInFlight {
 		r.send(packet(t, request, randomMAC(rng), requested(fmt.Sprintf("10.9.%d.%d", 1+rng.IntN(60), rng.IntN(256)))))
@@ -137,10 +136,10 @@ func TestWritesInFlightAreBounded(t *testing.T) {
 	r.send(packet(t, inform, guest(1), ciaddr("10.9.0.7")))
 	for r.receive().MessageType() != dhcpv4.MessageTypeAck { // the NAKs of addresses drawn twice come first
 	}
-	if n := r.journal.waiting(); n > maxInFlight {
+	if n := r.journal.Waiting(); n > maxInFlight {
 		t.Errorf("%d leases wait for the disk, more than %d", n, maxInFlight)
 	}
-	r.journal.flush()
+	r.journal.Release()
 	for range maxInFlight {
 		r.receive()
 	}
@@ -178,7 +177,7 @@ func TestDeclinedAddressIsKeptBack(t *testing.T) {
 	if got := r.ask(packet(t, request, guest(3), requested(a.String()))); got.MessageType() != dhcpv4.MessageTypeNak {
 		t.Errorf("request of the declined address: %v", got)
 	}
-	r.clock.advance(pool.QuarantineTime)
+	r.clock.Advance(pool.QuarantineTime)
 	if got := r.ask(packet(t, request, guest(3), requested(a.String()))); got.MessageType() != dhcpv4.MessageTypeAck {
 		t.Errorf("request after the quarantine: %v", got)
 	}
@@ -322,15 +321,13 @@ func TestRestartKnowsTheLeases(t *testing.T) {
 func TestCloseWithAWriteInFlight(t *testing.T) {
 	r := newRig(t, testConfig(), nil)
 	req := r.obtainRequest(guest(1))
-	r.journal.mu.Lock()
-	r.journal.hold = true
-	r.journal.mu.Unlock()
+	r.journal.Hold()
 	r.send(req)
 	r.settled()
 	if err := r.server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	r.journal.flush()
+	r.journal.Release()
 }
 
 func TestFramesOfOthersAreIgnored(t *testing.T) {
@@ -398,9 +395,9 @@ func TestFlood(t *testing.T) {
 				t.Errorf("the flood takes %d KiB", grown>>10)
 			}
 			// While it goes on, a real guest gets its address.
-			r.clock.advance(pool.StealTime)
+			r.clock.Advance(pool.StealTime)
 			r.server.mu.Lock()
-			now := r.clock.now()
+			now := r.clock.Now()
 			m := parse(t, packet(t, discover, guest(1)))
 			v := decide(r.server.state, m, now)
 			r.server.mu.Unlock()
@@ -417,7 +414,7 @@ func TestLogNamesTheConflict(t *testing.T) {
 	var out bytes.Buffer
 	uses := answering{addr(fresh): netdef.MAC{2, 9, 9, 9, 9, 9}}
 	w := newWire()
-	s, err := Start(testConfig(), Deps{Frames: w, Prober: uses, Leases: newRigTable(), Now: newClock().now, Log: textLog(&out)})
+	s, err := Start(testConfig(), Deps{Frames: w, Prober: uses, Leases: newRigTable(), Now: guestsvctest.NewClock(start).Now, Log: textLog(&out)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 
+	"viaduct/internal/guestsvc/guestsvctest"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
@@ -23,7 +24,7 @@ type known struct {
 func (k known) state(t testing.TB, c Config) (*state, time.Time) {
 	t.Helper()
 	now := start.Add(k.after)
-	table := leases.New(&testJournal{}, k.leases, func() time.Time { return now }).Table(network)
+	table := leases.New(&guestsvctest.Journal{}, k.leases, func() time.Time { return now }).Table(network)
 	s := testSettings(t, c)
 	table.ReserveNames(leases.IPv6, s.reserved)
 	p := newState(s, table, start)

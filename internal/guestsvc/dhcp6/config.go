@@ -15,6 +15,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 
+	"viaduct/internal/guestsvc/domain"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/guestsvc/pool"
 	"viaduct/internal/netdef"
@@ -143,14 +144,14 @@ func (c Config) check() error {
 		}
 	}
 	if c.Domain != "" {
-		if _, err := appendDomain(nil, c.Domain); err != nil {
+		if _, err := domain.Append(nil, c.Domain); err != nil {
 			return fmt.Errorf("domain %q: %w", c.Domain, err)
 		}
 	}
 	var wire []byte
 	for _, d := range c.Search {
 		var err error
-		if wire, err = appendDomain(wire, d); err != nil {
+		if wire, err = domain.Append(wire, d); err != nil {
 			return fmt.Errorf("search %q: %w", d, err)
 		}
 		if len(wire) > maxSearch {
@@ -222,7 +223,7 @@ func newSettings(c Config, duid []byte) (*settings, error) {
 		err = fmt.Errorf("server duid of %d bytes, not of %d to %d", len(duid), minDUID, maxDUID)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("configure dhcp6 of network %q: %w", c.Name, err)
+		return nil, fmt.Errorf("configure dhcp6 of network '%s': %w", c.Name, err)
 	}
 	s := &settings{
 		Config: c, duid: duid, hostAt: map[netip.Addr]*Host{},

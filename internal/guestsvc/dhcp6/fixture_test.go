@@ -13,10 +13,11 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"go.uber.org/goleak"
 
+	"viaduct/internal/guestsvc/domain"
+	"viaduct/internal/guestsvc/guestsvctest"
 	"viaduct/internal/guestsvc/leases"
 	"viaduct/internal/lab"
 	"viaduct/internal/netdef"
-	"viaduct/internal/store"
 )
 
 var (
@@ -57,67 +58,6 @@ func bigConfig() Config {
 	c := testConfig()
 	c.Ranges = []Range{{First: addr("2001:db8:7::1:0"), Last: addr("2001:db8:7::1:ffff")}}
 	return c
-}
-
-// testJournal makes changes durable when it is told to.
-type testJournal struct {
-	mu     sync.Mutex
-	held   []func(error) // changes not yet on disk, while hold is set
-	hold   bool
-	failed error
-}
-
-func (j *testJournal) Append(_ store.LeaseChange, done func(error)) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.hold {
-		j.held = append(j.held, done)
-		return
-	}
-	go done(j.failed)
-}
-
-func (j *testJournal) holdBack() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.hold = true
-}
-
-// flush makes durable n of what was held back, in order.
-func (j *testJournal) flush(n int) {
-	j.mu.Lock()
-	held := j.held[:n]
-	j.held = j.held[n:]
-	j.mu.Unlock()
-	for _, done := range held {
-		done(nil)
-	}
-}
-
-func (j *testJournal) waiting() int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return len(j.held)
-}
-
-// clock is a clock that tests move.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func newClock() *clock { return &clock{t: start} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
 }
 
 // lease is a lease of the n-th guest's association 1.
@@ -173,7 +113,7 @@ func rapid(p *dhcpv6.Message) { p.AddOption(generic(dhcpv6.OptionRapidCommit, ni
 // named adds option 39 with a name in wire form.
 func named(name string, flags byte) mod {
 	return func(p *dhcpv6.Message) {
-		b, err := appendDomain([]byte{flags}, name)
+		b, err := domain.Append([]byte{flags}, name)
 		if err != nil {
 			panic(err)
 		}
@@ -255,8 +195,8 @@ func (w *wire) Close() error {
 // rig is a server with everything around it.
 type rig struct {
 	t       testing.TB
-	clock   *clock
-	journal *testJournal
+	clock   *guestsvctest.Clock
+	journal *guestsvctest.Journal
 	table   *leases.Table
 	wire    *wire
 	server  *Server
@@ -264,8 +204,8 @@ type rig struct {
 
 func newRig(t testing.TB, c Config) *rig {
 	t.Helper()
-	r := &rig{t: t, clock: newClock(), journal: &testJournal{}}
-	r.table = leases.New(r.journal, nil, r.clock.now).Table(network)
+	r := &rig{t: t, clock: guestsvctest.NewClock(start), journal: &guestsvctest.Journal{}}
+	r.table = leases.New(r.journal, nil, r.clock.Now).Table(network)
 	r.start(c, io.Discard)
 	return r
 }
@@ -275,7 +215,7 @@ func (r *rig) start(c Config, log io.Writer) {
 	r.t.Helper()
 	r.wire = newWire()
 	s, err := Start(c, Deps{
-		Conn: r.wire, Leases: r.table, DUID: ourDUID, Now: r.clock.now, Log: slog.New(slog.NewTextHandler(log, nil)),
+		Conn: r.wire, Leases: r.table, DUID: ourDUID, Now: r.clock.Now, Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {
 		r.t.Fatal(err)

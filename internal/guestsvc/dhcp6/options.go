@@ -2,13 +2,14 @@ package dhcp6
 
 import (
 	"encoding/binary"
-	"errors"
 	"math"
 	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
+
+	"viaduct/internal/guestsvc/domain"
 )
 
 // forever is the lifetime that never ends (RFC 8415 section 7.7).
@@ -46,7 +47,7 @@ func configuredOptions(c Config) []dhcpv6.Option {
 		list = append(list, generic(dhcpv6.OptionDNSRecursiveNameServer, addrBytes(c.DNS)))
 	}
 	if len(c.Search) > 0 {
-		list = append(list, generic(dhcpv6.OptionDomainSearchList, searchBytes(c.Search)))
+		list = append(list, generic(dhcpv6.OptionDomainSearchList, domain.List(c.Search)))
 	}
 	return list
 }
@@ -60,33 +61,6 @@ func addrBytes(addrs []netip.Addr) []byte {
 		b = append(b, a.AsSlice()...)
 	}
 	return b
-}
-
-// searchBytes is option 24 (RFC 3646 section 4).
-func searchBytes(domains []string) []byte {
-	var b []byte
-	for _, d := range domains {
-		b, _ = appendDomain(b, d) // checked by Config.check
-	}
-	return b
-}
-
-var errDomain = errors.New("not a domain name")
-
-// appendDomain appends a domain name in wire form (RFC 1035 section 3.1).
-func appendDomain(b []byte, domain string) ([]byte, error) {
-	domain = strings.TrimSuffix(domain, ".")
-	if domain == "" || len(domain) > 253 {
-		return b, errDomain
-	}
-	for label := range strings.SplitSeq(domain, ".") {
-		if label == "" || len(label) > 63 {
-			return b, errDomain
-		}
-		b = append(b, byte(len(label)))
-		b = append(b, label...)
-	}
-	return append(b, 0), nil
 }
 
 // reply makes the message that says the answer.
@@ -201,11 +175,11 @@ func (s *settings) fqdn(asked byte, name string) []byte {
 	var err error
 	switch {
 	case strings.Contains(name, "."):
-		b, err = appendDomain(b, name)
+		b, err = domain.Append(b, name)
 	case s.Domain != "":
-		b, err = appendDomain(b, name+"."+s.Domain)
+		b, err = domain.Append(b, name+"."+s.Domain)
 	default:
-		b, err = appendDomain(b, name)
+		b, err = domain.Append(b, name)
 		b = b[:len(b)-1]
 	}
 	if err != nil {

@@ -30,7 +30,7 @@ func TestLifeOfAGuest(t *testing.T) {
 		t.Errorf("lease %+v", l)
 	}
 
-	r.clock.advance(30 * time.Minute)
+	r.clock.Advance(30 * time.Minute)
 	if got := given(r.ask(packet(t, renew, 1, na(1, a.String()), server(ourDUID), named("web", 0)))); got != a {
 		t.Errorf("renewed, it has %v", got)
 	}
@@ -53,7 +53,7 @@ func TestLifeOfAGuest(t *testing.T) {
 func TestGuestComesBackLongAfter(t *testing.T) {
 	r := newRig(t, testConfig())
 	a := given(r.ask(packet(t, solicit, 1, rapid, na(1, "2001:db8:7::17"))))
-	r.clock.advance(100 * time.Hour)
+	r.clock.Advance(100 * time.Hour)
 	if r.obtain(2) == a {
 		t.Error("the address of a lease that ended went to a new guest although others were unused")
 	}
@@ -74,7 +74,7 @@ func TestNoReplyBeforeTheLeasesAreOnDisk(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, testConfig())
-			r.journal.holdBack()
+			r.journal.Hold()
 			p := ask()
 			r.send(p)
 			// Others are served meanwhile: this is answered although it came later.
@@ -82,14 +82,14 @@ func TestNoReplyBeforeTheLeasesAreOnDisk(t *testing.T) {
 			if other := given(r.ask(packet(t, solicit, 2, na(1)))); !other.IsValid() {
 				t.Error("nothing advertised to another guest")
 			}
-			if n := r.journal.waiting(); n != 2 {
+			if n := r.journal.Waiting(); n != 2 {
 				t.Fatalf("%d changes wait for the disk", n)
 			}
 			r.silent()
-			r.journal.flush(1)
+			r.journal.Flush(1)
 			r.settled()
 			r.silent()
-			r.journal.flush(1)
+			r.journal.Flush(1)
 			if reply := r.receive(); reply.MessageType != dhcpv6.MessageTypeReply || reply.TransactionID != p.TransactionID ||
 				len(reply.Options.IANA()) != 2 || !given(reply).IsValid() {
 				t.Errorf("after the writes: %v", reply)
@@ -102,7 +102,7 @@ func TestNoReplyBeforeTheLeasesAreOnDisk(t *testing.T) {
 
 func TestNoReplyIfTheDiskFails(t *testing.T) {
 	r := newRig(t, testConfig())
-	r.journal.failed = errors.New("no space left on device")
+	r.journal.Fail(errors.New("no space left on device"))
 	for _, p := range []*dhcpv6.Message{
 		packet(t, request, 1, na(1), server(ourDUID)), packet(t, solicit, 2, rapid, na(1)), packet(t, rebind, 3, na(1, "2001:db8:7::7")),
 	} {
@@ -114,21 +114,19 @@ func TestNoReplyIfTheDiskFails(t *testing.T) {
 
 func TestWritesInFlightAreBounded(t *testing.T) {
 	r := newRig(t, bigConfig())
-	r.journal.holdBack()
+	r.journal.Hold()
 	for i := range uint32(2 * maxInFlight) {
 		r.send(packet(t, request, 1, na(i), server(ourDUID)))
 	}
 	r.settled()
-	if n := r.journal.waiting(); n != maxInFlight {
+	if n := r.journal.Waiting(); n != maxInFlight {
 		t.Errorf("%d leases wait for the disk, want %d", n, maxInFlight)
 	}
-	r.journal.flush(maxInFlight)
+	r.journal.Flush(maxInFlight)
 	for range maxInFlight {
 		r.receive()
 	}
-	r.journal.mu.Lock()
-	r.journal.hold = false
-	r.journal.mu.Unlock()
+	r.journal.Release()
 	r.obtain(9)
 }
 
@@ -159,7 +157,7 @@ func TestDeclinedAddressIsKeptBack(t *testing.T) {
 	if got := given(r.ask(packet(t, renew, 3, na(1, a.String()), server(ourDUID)))); got.IsValid() {
 		t.Errorf("renewal of the declined address: %v", got)
 	}
-	r.clock.advance(pool.QuarantineTime)
+	r.clock.Advance(pool.QuarantineTime)
 	if got := given(r.ask(packet(t, renew, 3, na(1, a.String()), server(ourDUID)))); got != a {
 		t.Errorf("after the quarantine: %v", got)
 	}
@@ -222,13 +220,13 @@ func TestRestartKnowsTheLeases(t *testing.T) {
 
 func TestCloseWithAWriteInFlight(t *testing.T) {
 	r := newRig(t, testConfig())
-	r.journal.holdBack()
+	r.journal.Hold()
 	r.send(packet(t, request, 1, na(1), server(ourDUID)))
 	r.settled()
 	if err := r.server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	r.journal.flush(1)
+	r.journal.Flush(1)
 }
 
 func TestMessagesOfOthersAreIgnored(t *testing.T) {
@@ -309,13 +307,13 @@ func TestFlood(t *testing.T) {
 				t.Errorf("the flood takes %d KiB", grown>>10)
 			}
 			// While it goes on, a real guest gets its address.
-			r.clock.advance(pool.StealTime)
+			r.clock.Advance(pool.StealTime)
 			r.server.mu.Lock()
 			m, err := parseMessage(packet(t, solicit, 1, na(1)).ToBytes(), linkLocal(1), true)
 			if err != nil {
 				t.Fatal(err)
 			}
-			a := r.server.state.answer(m, r.clock.now())
+			a := r.server.state.answer(m, r.clock.Now())
 			r.server.mu.Unlock()
 			if !a.gives() {
 				t.Errorf("a guest in the flood: %v", a)
@@ -357,7 +355,7 @@ func TestReaderSurvivesErrors(t *testing.T) {
 		w := newWire()
 		w.in <- datagram{packet(t, inform, 1).ToBytes(), linkLocal(1), true}
 		s, err := Start(testConfig(), Deps{
-			Conn: &failing{wire: w, left: c.failures}, Leases: r.table, DUID: ourDUID, Now: r.clock.now, Log: r.server.deps.Log,
+			Conn: &failing{wire: w, left: c.failures}, Leases: r.table, DUID: ourDUID, Now: r.clock.Now, Log: r.server.deps.Log,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,8 @@ import (
 
 	mdns "github.com/miekg/dns"
 	"go.uber.org/goleak"
+
+	"viaduct/internal/guestsvc/guestsvctest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -49,24 +51,6 @@ func prefixes(list ...string) []netip.Prefix {
 	return out
 }
 
-// clock is a clock that stands still unless it is put forward.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
-}
-
 // listenLoopback opens both sockets on one port, a free one if none is given.
 func listenLoopback(addr netip.AddrPort) (net.PacketConn, net.Listener, error) {
 	for {
@@ -90,15 +74,15 @@ func listenLoopback(addr netip.AddrPort) (net.PacketConn, net.Listener, error) {
 type fixture struct {
 	*testing.T
 	resolver   *Resolver
-	clock      *clock
+	clock      *guestsvctest.Clock
 	resolvConf string
 }
 
 // newFixture makes a resolver that is quick to lose patience.
 func newFixture(t *testing.T) *fixture {
-	f := &fixture{T: t, clock: &clock{t: time.Unix(1e9, 0)}, resolvConf: filepath.Join(t.TempDir(), "resolv.conf")}
+	f := &fixture{T: t, clock: guestsvctest.NewClock(time.Unix(1e9, 0)), resolvConf: filepath.Join(t.TempDir(), "resolv.conf")}
 	f.resolver = NewResolver(f.resolvConf, slog.New(slog.DiscardHandler))
-	f.resolver.now = f.clock.now
+	f.resolver.now = f.clock.Now
 	f.resolver.patience = 300 * time.Millisecond
 	f.resolver.limit = 1500 * time.Millisecond
 	t.Cleanup(f.resolver.Close)

@@ -29,7 +29,7 @@ func TestCacheCountsDown(t *testing.T) {
 		{59 * time.Second, "NOERROR A 192.0.2.1 ttl 1 A 192.0.2.2 ttl 241", 1},
 		{time.Second, "NOERROR A 192.0.2.1 ttl 60 A 192.0.2.2 ttl 300", 2},
 	} {
-		f.clock.advance(step.forward)
+		f.clock.Advance(step.forward)
 		if got := s.ask(t, "Host.Example.", mdns.TypeA); got != step.want || up.count() != step.asked {
 			t.Errorf("after %s: got %s having asked %d times, want %s, %d", step.forward, got, up.count(), step.want, step.asked)
 		}
@@ -77,9 +77,9 @@ func TestWhatIsKept(t *testing.T) {
 			}
 			ask(true)
 			if row.kept > 0 {
-				f.clock.advance(row.kept - time.Millisecond)
+				f.clock.Advance(row.kept - time.Millisecond)
 				ask(false)
-				f.clock.advance(time.Millisecond)
+				f.clock.Advance(time.Millisecond)
 			}
 			ask(true)
 		})
@@ -139,7 +139,7 @@ func TestFailover(t *testing.T) {
 				t.Errorf("first server was asked %d times, want %d", first.count(), want)
 			}
 			// In time it gets another chance.
-			f.clock.advance(firstOutage)
+			f.clock.Advance(firstOutage)
 			s.ask(t, "later.example.", mdns.TypeA)
 			if first.count() != want+1 {
 				t.Errorf("first server was asked %d times after its outage, want %d", first.count(), want+1)
@@ -220,7 +220,7 @@ func TestHostAsksUs(t *testing.T) {
 		t.Errorf("no other server: got %s", got)
 	}
 	f.nameservers(us, serve(t, 2, s.addr.Port(), records("@ 60 A 192.0.2.1")))
-	f.clock.advance(time.Second)
+	f.clock.Advance(time.Second)
 	if got := s.ask(t, "a.example.", mdns.TypeA); got != "NOERROR A 192.0.2.1 ttl 60" {
 		t.Errorf("another server: got %s", got)
 	}
@@ -494,9 +494,9 @@ func TestFollowsResolvConf(t *testing.T) {
 	f.nameservers(one)
 	ask("NOERROR A 192.0.2.1 ttl 60")
 	f.nameservers(two, one)
-	f.clock.advance(999 * time.Millisecond)
+	f.clock.Advance(999 * time.Millisecond)
 	ask("NOERROR A 192.0.2.1 ttl 60") // not looked yet
-	f.clock.advance(time.Millisecond)
+	f.clock.Advance(time.Millisecond)
 	ask("NOERROR A 192.0.2.2 ttl 60") // and nothing kept from the old servers
 	if one.count() != 1 || two.count() != 1 {
 		t.Errorf("asked %d and %d times", one.count(), two.count())

@@ -76,11 +76,11 @@ func (s *Server) Reconfigure(c Config) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.Network != s.network || s.ctx.Err() != nil {
-		return fmt.Errorf("configure dns of network %s: the server is closed or another network's", c.Name)
+		return fmt.Errorf("configure dns of network '%s': the server is closed or another network's", c.Name)
 	}
 	z, err := newZone(c)
 	if err != nil {
-		return fmt.Errorf("configure dns of network %s: %w", c.Name, err)
+		return fmt.Errorf("configure dns of network '%s': %w", c.Name, err)
 	}
 	opened := map[netip.AddrPort]*listener{}
 	for _, addr := range c.Listen {

@@ -71,7 +71,7 @@ func Start(c Config, deps Deps) (*Server, error) {
 }
 
 func configureError(c Config, err error) error {
-	return fmt.Errorf("configure router advertisements of network %q: %w", c.Name, err)
+	return fmt.Errorf("configure router advertisements of network '%s': %w", c.Name, err)
 }
 
 // Reconfigure changes to another configuration of the same network and bridge

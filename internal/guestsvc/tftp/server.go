@@ -78,12 +78,12 @@ func Start(c Config, deps Deps) (*Server, error) {
 // error nothing has changed. The network cannot change.
 func (s *Server) Reconfigure(c Config) error {
 	if err := c.check(); err != nil {
-		return fmt.Errorf("configure tftp of network %q: %w", c.Name, err)
+		return fmt.Errorf("configure tftp of network '%s': %w", c.Name, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.Network != s.network || s.ctx.Err() != nil {
-		return fmt.Errorf("configure tftp of network %q: the server is closed or another network's", c.Name)
+		return fmt.Errorf("configure tftp of network '%s': the server is closed or another network's", c.Name)
 	}
 	opened := map[netip.AddrPort]*listener{}
 	wanted := map[netip.AddrPort]bool{}
