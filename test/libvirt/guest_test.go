@@ -150,7 +150,7 @@ func (s *server) describe(name, card string, pings ...string) *guest {
 	g := &guest{s: s, name: name}
 	s.host.WriteFile("/tmp/"+name+".xml", fmt.Sprintf(`<domain type='qemu'><name>%s</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
 		<os><type arch='x86_64' machine='pc'>hvm</type><kernel>%s/vmlinuz</kernel><initrd>%s/initrd</initrd>
-		<cmdline>console=ttyS0 quiet panic=1 rdinit=/init %s</cmdline></os><features><acpi/><apic/></features><cpu mode='custom'><model>qemu64</model></cpu>
+		<cmdline>console=ttyS0 quiet panic=1 no_timer_check rdinit=/init %s</cmdline></os><features><acpi/><apic/></features><cpu mode='custom'><model>qemu64</model></cpu>
 		<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>%s
 		<serial type='file'><source path='/tmp/console-%s'/></serial><memballoon model='none'/></devices></domain>`,
 		name, dir, dir, strings.Join(pings, " "), card, name))

@@ -88,7 +88,7 @@ func TestDebianGuest(t *testing.T) {
 	guest := host.Start("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "192",
 		"-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-kernel", filepath.Join(dir, "vmlinuz"), "-initrd", filepath.Join(dir, "initrd"),
-		"-append", "console=ttyS0 quiet panic=1 rdinit=/init ping4="+host.Outside.Addr.String()+" ping6="+host.Outside.Addr6.String(),
+		"-append", "console=ttyS0 quiet panic=1 no_timer_check rdinit=/init ping4="+host.Outside.Addr.String()+" ping6="+host.Outside.Addr6.String(),
 		"-netdev", "tap,id=net0,ifname=guest0,script=no,downscript=no",
 		"-device", "virtio-net-pci,netdev=net0,mac=52:54:00:78:00:01")
 	for _, want := range []string{

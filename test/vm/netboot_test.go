@@ -20,7 +20,7 @@ const netbootXML = `<network><name>boot</name><forward mode='nat'/><bridge name=
 // netbootScript is what the card's own program loads first. It fetches the rest
 // from where it came itself.
 const netbootScript = "#!ipxe\n" +
-	"kernel vmlinuz console=ttyS0 quiet panic=1 rdinit=/init booted=${net0/ip}\n" +
+	"kernel vmlinuz console=ttyS0 quiet panic=1 no_timer_check rdinit=/init booted=${net0/ip}\n" +
 	"initrd initrd\n" +
 	"boot\n"
 
