@@ -58,7 +58,7 @@ func TestNetboot(t *testing.T) {
 	l := lab.New(t)
 	host := l.NewHost(lab.HostOptions{})
 	host.Share(boot)
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	run := func(argv ...string) {
 		t.Helper()
