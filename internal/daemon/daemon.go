@@ -144,8 +144,14 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer e.Close()
 
+	return serve(ctx, c, e, listeners, hup)
+}
+
+// serve answers at the doors and goes on with the tasks until the context ends
+// or a door fails, and until all that was begun has an answer.
+func serve(ctx context.Context, c Config, e *engine.Engine, doors *listeners, hup <-chan os.Signal) error {
 	serving, stop := context.WithCancel(ctx)
-	failed := listeners.serve(serving, e, c.Log)
+	failed := doors.serve(serving, e, c.Log)
 	var tasks sync.WaitGroup
 	for _, t := range c.Tasks {
 		tasks.Go(func() {
@@ -165,11 +171,11 @@ func Run(ctx context.Context, c Config) error {
 		case <-ctx.Done():
 			sd.SdNotify(false, sd.SdNotifyStopping)
 			stop()
-			listeners.wait()
+			doors.wait()
 			return nil
 		case err := <-failed:
 			stop()
-			listeners.wait()
+			doors.wait()
 			return err
 		case <-hup:
 			reload(ctx, e, c.Log)

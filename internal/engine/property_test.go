@@ -17,7 +17,7 @@ import (
 func (r *rig) text() string {
 	var ops []hoststate.Op
 	for _, o := range r.host.State() {
-		ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: o})
+		ops = append(ops, hoststate.CreateOp(o))
 	}
 	hoststate.SortOps(ops)
 	return hoststate.FormatOps(ops)

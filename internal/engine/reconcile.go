@@ -270,7 +270,7 @@ func (e *Engine) removeUnused(ctx context.Context, unused []hoststate.Key) error
 		now, ok := observed[k].(hoststate.Sysctl)
 		delete(observed, k)
 		if r, changed := left[k.Name]; ok && changed && now.Value == r.Set && r.Old != r.Set {
-			back = append(back, hoststate.Op{Verb: hoststate.Change, Old: now, New: hoststate.Sysctl{Name: k.Name, Value: r.Old}})
+			back = append(back, hoststate.ChangeOp(now, hoststate.Sysctl{Name: k.Name, Value: r.Old}))
 		}
 		delete(left, k.Name)
 	}

@@ -136,7 +136,7 @@ func (e *Engine) planTaking(n *network, live *netdef.Network) ([]string, error) 
 	if live.OwnsBridge() {
 		// Instead of being made it is taken.
 		ops = slices.DeleteFunc(ops, func(o hoststate.Op) bool { return o.Key().Kind == hoststate.KindBridge })
-		ops = slices.Insert(ops, 0, hoststate.Op{Verb: hoststate.Create, New: claimOf(live)})
+		ops = slices.Insert(ops, 0, hoststate.CreateOp(claimOf(live)))
 	}
 	var lines []string
 	for _, o := range ops {
@@ -225,7 +225,7 @@ func (e *Engine) takeLive(ctx context.Context, n *network, live *netdef.Network,
 	if err := e.Store.PutStatus(status); err != nil {
 		return errAs(netdef.ErrInternal, err)
 	}
-	claim := hoststate.Op{Verb: hoststate.Create, New: claimOf(live)}
+	claim := hoststate.CreateOp(claimOf(live))
 	err := endDnsmasq(dnsmasq, n.name)
 	if err == nil {
 		err = e.Host.Apply(ctx, []hoststate.Op{claim})

@@ -168,10 +168,10 @@ func (e *Engine) designUplink(ctx context.Context, spec UplinkSpec) (uplink.Reco
 		}
 		report.Files = append(report.Files, UplinkFile{Path: edit.Path, Diff: edit.Diff()})
 	}
-	op := hoststate.Op{Verb: hoststate.Create, New: r.Uplink}
+	op := hoststate.CreateOp(r.Uplink)
 	report.Operations = []string{op.String()}
 	if r.DHCP {
-		report.Operations = append(report.Operations, hoststate.Op{Verb: hoststate.Create, New: e.uplinkClient(r)}.String())
+		report.Operations = append(report.Operations, hoststate.CreateOp(e.uplinkClient(r)).String())
 	}
 	if err := e.needed(ctx, spec, &r, &report); err != nil {
 		return r, report, err
@@ -396,9 +396,9 @@ func (e *Engine) unmakeUplink(ctx context.Context, r uplink.Record) error {
 	}
 	var ops []hoststate.Op
 	for _, running := range e.Host.Observe([]hoststate.Key{e.uplinkClient(r).Key(), namesKey(r)}) {
-		ops = append(ops, hoststate.Op{Verb: hoststate.Delete, Old: running})
+		ops = append(ops, hoststate.DeleteOp(running))
 	}
-	if err := e.Host.Apply(ctx, append(ops, hoststate.Op{Verb: hoststate.Delete, Old: r.Uplink})); err != nil {
+	if err := e.Host.Apply(ctx, append(ops, hoststate.DeleteOp(r.Uplink))); err != nil {
 		return opError(err)
 	}
 	e.giveBackClients(r)

@@ -135,7 +135,7 @@ func (e *Engine) leaseUplink(ctx context.Context, r *uplink.Record) error {
 	want := e.wantedUplink(*r)
 	ops := []hoststate.Op{{Verb: hoststate.Change, Old: r.Uplink, New: want[r.Uplink.Key()]}}
 	if names, told := want[namesKey(*r)]; told {
-		ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: names})
+		ops = append(ops, hoststate.CreateOp(names))
 	}
 	return opError(e.Host.Apply(ctx, ops))
 }

@@ -163,7 +163,7 @@ func (b *bus) hang() (end func()) {
 }
 
 func in(zone, link string) hoststate.Op {
-	return hoststate.Op{Verb: hoststate.Create, New: hoststate.Zoned{Link: link, Zone: zone}}
+	return hoststate.CreateOp(hoststate.Zoned{Link: link, Zone: zone})
 }
 
 func zoneOf(c *Client, link string) string {
@@ -209,7 +209,7 @@ func TestMirror(t *testing.T) {
 	if c.Facts().Running {
 		t.Error("it has ended")
 	}
-	undo := hoststate.Op{Verb: hoststate.Delete, Old: hoststate.Zoned{Link: "virbr0", Zone: "libvirt"}}
+	undo := hoststate.DeleteOp(hoststate.Zoned{Link: "virbr0", Zone: "libvirt"})
 	if err := c.Apply(t.Context(), []hoststate.Op{undo}); err != nil {
 		t.Error(err)
 	}
@@ -252,7 +252,7 @@ func TestSilence(t *testing.T) {
 		})
 	}
 	waiting.Wait()
-	stop := hoststate.Op{Verb: hoststate.Delete, Old: hoststate.Zoned{Link: "virbr0", Zone: "libvirt"}}
+	stop := hoststate.DeleteOp(hoststate.Zoned{Link: "virbr0", Zone: "libvirt"})
 	if err := c.Apply(t.Context(), []hoststate.Op{stop}); err != nil {
 		t.Error(err)
 	}

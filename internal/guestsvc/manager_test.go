@@ -93,15 +93,15 @@ func object(network string, c config) hoststate.Service {
 }
 
 func create(network string, c config) hoststate.Op {
-	return hoststate.Op{Verb: hoststate.Create, New: object(network, c)}
+	return hoststate.CreateOp(object(network, c))
 }
 
 func change(network string, old, c config) hoststate.Op {
-	return hoststate.Op{Verb: hoststate.Change, Old: object(network, old), New: object(network, c)}
+	return hoststate.ChangeOp(object(network, old), object(network, c))
 }
 
 func remove(network string, c config) hoststate.Op {
-	return hoststate.Op{Verb: hoststate.Delete, Old: object(network, c)}
+	return hoststate.DeleteOp(object(network, c))
 }
 
 func (w *world) running() string {

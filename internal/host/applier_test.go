@@ -28,10 +28,10 @@ func TestCreateIsIdempotent(t *testing.T) {
 	}
 	for range 2 {
 		ops := Diff(nil, h.Observe(n.Keys()))
-		apply(t, h, append(ops, remover(testBridge(1)), remover(hoststate.LinkUp{Link: "vbr1"}),
-			remover(hoststate.Address{Link: "vbr1", Prefix: netip.MustParsePrefix("10.0.1.1/24")}),
-			remover(hoststate.Member{Link: "nosuch", Bridge: "vbr1"}),
-			remover(hoststate.Route{Link: "vbr1", Dst: netip.MustParsePrefix("10.0.1.0/24")}))...)
+		apply(t, h, append(ops, hoststate.DeleteOp(testBridge(1)), hoststate.DeleteOp(hoststate.LinkUp{Link: "vbr1"}),
+			hoststate.DeleteOp(hoststate.Address{Link: "vbr1", Prefix: netip.MustParsePrefix("10.0.1.1/24")}),
+			hoststate.DeleteOp(hoststate.Member{Link: "nosuch", Bridge: "vbr1"}),
+			hoststate.DeleteOp(hoststate.Route{Link: "vbr1", Dst: netip.MustParsePrefix("10.0.1.0/24")}))...)
 	}
 }
 
@@ -61,7 +61,7 @@ func TestForeignBridgeStays(t *testing.T) {
 			if s := h.Observe([]hoststate.Key{b.Key()}); len(s) > 0 {
 				t.Errorf("observed as ours: %v", s)
 			}
-			for _, op := range []hoststate.Op{create(b), {Verb: hoststate.Change, Old: b, New: b}, remover(b)} {
+			for _, op := range []hoststate.Op{hoststate.CreateOp(b), {Verb: hoststate.Change, Old: b, New: b}, hoststate.DeleteOp(b)} {
 				if err := h.Apply(t.Context(), []hoststate.Op{op}); err == nil || !strings.Contains(err.Error(), "vbr1") {
 					t.Errorf("%s: error %v, want one that names the link", op, err)
 				}
@@ -78,7 +78,7 @@ func TestForwardDelayOutOfRange(t *testing.T) {
 	for _, delay := range []int{0, 199, 3001} {
 		b := testBridge(1)
 		b.STP, b.ForwardDelay = true, delay
-		if err := h.Apply(t.Context(), []hoststate.Op{create(b)}); err == nil {
+		if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(b)}); err == nil {
 			t.Errorf("made a bridge with STP and a delay of %d", delay)
 		}
 	}
@@ -91,7 +91,7 @@ func TestPortsForwardAtOnce(t *testing.T) {
 	up := hoststate.LinkUp{Link: b.Name}
 	reach(t, h, nil, state(b, up))
 	guest, port := lab.Cable(t)
-	apply(t, h, create(hoststate.Member{Link: port, Bridge: b.Name}))
+	apply(t, h, hoststate.CreateOp(hoststate.Member{Link: port, Bridge: b.Name}))
 	if out := ip(t, "-d link show "+port); !strings.Contains(out, "state forwarding") {
 		t.Errorf("the port does not forward: %s", out)
 	}
@@ -155,15 +155,15 @@ func TestMembers(t *testing.T) {
 	reach(t, h, union(bridges, state(inB)), bridges)
 
 	ip(t, "link set tap8 master br8")
-	if err := h.Apply(t.Context(), []hoststate.Op{create(inA)}); !errors.Is(err, unix.EBUSY) {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(inA)}); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("took a port out of another's bridge: %v", err)
 	}
-	apply(t, h, remover(inA)) // it is none
+	apply(t, h, hoststate.DeleteOp(inA)) // it is none
 	if l, _ := h.Link("tap8"); l.Master != "br8" {
 		t.Errorf("master %q", l.Master)
 	}
 	for _, m := range []hoststate.Member{{Link: "nosuch", Bridge: a.Name}, {Link: "tap8", Bridge: "nosuch"}} {
-		if err := h.Apply(t.Context(), []hoststate.Op{create(m)}); !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "nosuch") {
+		if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(m)}); !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "nosuch") {
 			t.Errorf("error %v, want one that names what is missing", err)
 		}
 	}
@@ -192,7 +192,7 @@ func TestPortIsSetUp(t *testing.T) {
 		t.Errorf("unplugged: %+v", l)
 	}
 	ip(t, "link set tap8 up master br8")
-	apply(t, h, remover(up))
+	apply(t, h, hoststate.DeleteOp(up))
 	if l, _ := h.Link("tap8"); !l.Up {
 		t.Errorf("switched off a port of another's bridge: %+v", l)
 	}
@@ -257,7 +257,7 @@ func TestRoutes(t *testing.T) {
 		was = routes
 	}
 	ip(t, "route add 10.2.0.0/16 dev "+b.Name)
-	if err := h.Apply(t.Context(), []hoststate.Op{create(route("10.2.0.0/16", "", 0))}); !errors.Is(err, unix.EEXIST) || !strings.Contains(err.Error(), "10.2.0.0/16") {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(route("10.2.0.0/16", "", 0))}); !errors.Is(err, unix.EEXIST) || !strings.Contains(err.Error(), "10.2.0.0/16") {
 		t.Errorf("error %v, want one that names the route", err)
 	}
 }
@@ -270,7 +270,7 @@ func TestSysctls(t *testing.T) {
 	own := hoststate.Sysctl{Name: "net/ipv4/conf/vbr.1/rp_filter", Value: "2", Link: "vbr.1"}
 	reach(t, h, nil, state(b, dotted, own, forward("1")))
 	reach(t, h, nil, state(b, dotted, own, forward("0")))
-	apply(t, h, remover(own), remover(forward("0")))
+	apply(t, h, hoststate.DeleteOp(own), hoststate.DeleteOp(forward("0")))
 	if s := h.Observe([]hoststate.Key{own.Key()}); s[own.Key()] != own {
 		t.Errorf("observed %v", s)
 	}
@@ -283,7 +283,7 @@ func TestSysctls(t *testing.T) {
 		}
 	}
 	missing := hoststate.Sysctl{Name: "net/ipv4/conf/nosuch/forwarding", Value: "1", Link: "nosuch"}
-	if err := h.Apply(t.Context(), []hoststate.Op{create(missing)}); !errors.Is(err, os.ErrNotExist) || strings.Count(err.Error(), "nosuch") != 1 {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(missing)}); !errors.Is(err, os.ErrNotExist) || strings.Count(err.Error(), "nosuch") != 1 {
 		t.Errorf("error %v", err)
 	}
 	bad := hoststate.SysctlKey("../../etc/hostname")
@@ -299,13 +299,13 @@ func TestErrorsNameTheLink(t *testing.T) {
 		hoststate.Address{Link: "nosuch", Prefix: netip.MustParsePrefix("192.0.2.1/24")},
 		hoststate.Route{Link: "nosuch", Dst: netip.MustParsePrefix("192.0.2.0/24")},
 	} {
-		if err := h.Apply(t.Context(), []hoststate.Op{create(o)}); !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "link nosuch does not exist") {
+		if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(o)}); !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "link nosuch does not exist") {
 			t.Errorf("error %v", err)
 		}
 	}
 	long := testBridge(1)
 	long.Name = "a-name-that-is-too-long"
-	if err := h.Apply(t.Context(), []hoststate.Op{create(long)}); err == nil || !strings.Contains(err.Error(), long.Name) {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(long)}); err == nil || !strings.Contains(err.Error(), long.Name) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -19,8 +19,8 @@ func BenchmarkNetwork(b *testing.B) {
 		for n := range others {
 			n += 100
 			br := testBridge(n)
-			apply(b, h, create(br), create(hoststate.Address{Link: br.Name,
-				Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 1}), 24)}), create(hoststate.LinkUp{Link: br.Name}))
+			apply(b, h, hoststate.CreateOp(br), hoststate.CreateOp(hoststate.Address{Link: br.Name,
+				Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 1}), 24)}), hoststate.CreateOp(hoststate.LinkUp{Link: br.Name}))
 		}
 		name := map[int]string{0: "alone", 200: "beside 200"}[others]
 		b.Run("apply "+name, func(b *testing.B) { benchApply(b, h) })

@@ -43,7 +43,7 @@ func TestPortFlags(t *testing.T) {
 	// A bridge that comes back after a failed operation has its ports as they were.
 	reach(t, h, plain, with)
 	bad := hoststate.Member{Link: "none", Bridge: b.Name}
-	if err := h.Apply(t.Context(), []hoststate.Op{remover(b), create(bad)}); err == nil {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.DeleteOp(b), hoststate.CreateOp(bad)}); err == nil {
 		t.Fatal("a link that does not exist became a port")
 	}
 	if left := Diff(with, h.Observe(with.Keys())); len(left) > 0 {

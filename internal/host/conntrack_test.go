@@ -56,7 +56,7 @@ func TestUnjudged(t *testing.T) {
 		{Verb: hoststate.Delete, Old: hoststate.Element{Set: "from", Fields: []hoststate.Value{hoststate.IfName("br")}, Verdict: &hoststate.Verdict{Kind: hoststate.Goto, Chain: "from_br"}}},
 		{Verb: hoststate.Delete, Old: from},
 	}
-	down := hoststate.Op{Verb: hoststate.Delete, Old: hoststate.LinkUp{Link: "br"}}
+	down := hoststate.DeleteOp(hoststate.LinkUp{Link: "br"})
 	for _, c := range []struct {
 		name string
 		ops  []hoststate.Op
@@ -64,7 +64,7 @@ func TestUnjudged(t *testing.T) {
 	}{
 		{"opened", gone, nil},
 		{"stopped", append(slices.Clone(gone), down), []ended{{prefix: guests}}},
-		{"renamed", append(slices.Clone(gone), down, hoststate.Op{Verb: hoststate.Create, New: renamed}), nil},
+		{"renamed", append(slices.Clone(gone), down, hoststate.CreateOp(renamed)), nil},
 	} {
 		if got := withdrawn(c.ops); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)

@@ -18,14 +18,14 @@ func Diff(desired, observed hoststate.State) []hoststate.Op {
 		have, exists := observed[key]
 		switch {
 		case !exists:
-			ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: want})
+			ops = append(ops, hoststate.CreateOp(want))
 		case !satisfies(have, want):
-			ops = append(ops, hoststate.Op{Verb: hoststate.Change, Old: have, New: want})
+			ops = append(ops, hoststate.ChangeOp(have, want))
 		}
 	}
 	for key, have := range observed {
 		if _, wanted := desired[key]; !wanted && !goesWithContainer(have, desired, observed) {
-			ops = append(ops, hoststate.Op{Verb: hoststate.Delete, Old: have})
+			ops = append(ops, hoststate.DeleteOp(have))
 		}
 	}
 	hoststate.SortOps(ops)

@@ -22,7 +22,7 @@ func TestMacvtaps(t *testing.T) {
 	defer ip(t, "link del up0")
 	tap := hoststate.Macvtap{Name: "vm7", Alias: testAlias, Device: "up0", Mode: "bridge", MAC: hoststate.MAC{2, 0, 0, 0, 0, 7}}
 	up := hoststate.LinkUp{Link: "vm7"}
-	if err := h.Apply(t.Context(), []hoststate.Op{create(tap)}); err != nil {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(tap)}); err != nil {
 		if !lab.Strict() {
 			t.Skip("this kernel, or /dev, has no macvtaps: ", err)
 		}
@@ -57,10 +57,10 @@ func TestMacvtaps(t *testing.T) {
 	checkMirror(t, h.mirror)
 
 	ip(t, "link add link up0 name vm7 type macvtap mode bridge")
-	if err := h.Apply(t.Context(), []hoststate.Op{create(tap)}); err == nil || !strings.Contains(err.Error(), "not made by viaduct") {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(tap)}); err == nil || !strings.Contains(err.Error(), "not made by viaduct") {
 		t.Errorf("took a foreign macvtap: %v", err)
 	}
-	apply(t, h, remover(tap))
+	apply(t, h, hoststate.DeleteOp(tap))
 	if _, ok := h.Link("vm7"); !ok {
 		t.Error("a foreign macvtap was removed")
 	}

@@ -72,11 +72,6 @@ func state(objects ...hoststate.Object) hoststate.State {
 	return s
 }
 
-func create(o hoststate.Object) hoststate.Op { return hoststate.Op{Verb: hoststate.Create, New: o} }
-func remover(o hoststate.Object) hoststate.Op {
-	return hoststate.Op{Verb: hoststate.Delete, Old: o}
-}
-
 // ip changes the network as somebody else would, and foreignLink makes a link by
 // another's hand, which goes when the test ends.
 var (

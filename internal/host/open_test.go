@@ -85,7 +85,7 @@ func TestApplyUndoesWhatWasDone(t *testing.T) {
 	reach(t, h, nil, before)
 	foreignLink(t, "tap9", "type veth peer name tap9p")
 	member := hoststate.Member{Link: "tap9", Bridge: testBridge(1).Name}
-	apply(t, h, create(member))
+	apply(t, h, hoststate.CreateOp(member))
 	before.Add(member)
 
 	after := union(testNetwork(2), state(service("new")))
@@ -95,8 +95,8 @@ func TestApplyUndoesWhatWasDone(t *testing.T) {
 		bad  []hoststate.Op // that cannot succeed
 	}{
 		{"a start that fails at its service", union(before, after), nil},
-		{"a stop that fails at the end", nil, []hoststate.Op{create(hoststate.LinkUp{Link: "nosuch"})}},
-		{"an exchange that fails at the end", after, []hoststate.Op{create(hoststate.LinkUp{Link: "nosuch"})}},
+		{"a stop that fails at the end", nil, []hoststate.Op{hoststate.CreateOp(hoststate.LinkUp{Link: "nosuch"})}},
+		{"an exchange that fails at the end", after, []hoststate.Op{hoststate.CreateOp(hoststate.LinkUp{Link: "nosuch"})}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			was := dump(t)
@@ -134,8 +134,8 @@ func TestApplyJoinsUndoFailures(t *testing.T) {
 	refused := errors.New("refused")
 	s := &services{running: hoststate.State{}}
 	h := openHost(t, Options{Appliers: []Applier{s}})
-	first := []hoststate.Op{create(service("a"))}
-	bad := create(hoststate.LinkUp{Link: "nosuch"})
+	first := []hoststate.Op{hoststate.CreateOp(service("a"))}
+	bad := hoststate.CreateOp(hoststate.LinkUp{Link: "nosuch"})
 	h.fault = func(point string) {
 		if point == "before up create" {
 			s.fail = refused // from now on, undoing too
@@ -156,7 +156,7 @@ func TestApplyRunsAndFaults(t *testing.T) {
 	h := openHost(t, Options{Appliers: []Applier{s}, Fault: func(p string) { points = append(points, p) }})
 	b := testBridge(1)
 	up := hoststate.LinkUp{Link: b.Name}
-	apply(t, h, create(b), create(up), create(service("a")), create(service("b")), remover(up))
+	apply(t, h, hoststate.CreateOp(b), hoststate.CreateOp(up), hoststate.CreateOp(service("a")), hoststate.CreateOp(service("b")), hoststate.DeleteOp(up))
 	want := []string{
 		"before bridge create", "after bridge create", "before up create", "after up create",
 		"before service create", "before service create", "after service create", "after service create",
@@ -182,7 +182,7 @@ func TestApplyStopsWhenCancelled(t *testing.T) {
 		}
 	}})
 	b := testBridge(1)
-	err := h.Apply(ctx, []hoststate.Op{create(b), create(hoststate.LinkUp{Link: b.Name})})
+	err := h.Apply(ctx, []hoststate.Op{hoststate.CreateOp(b), hoststate.CreateOp(hoststate.LinkUp{Link: b.Name})})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
@@ -193,7 +193,7 @@ func TestApplyStopsWhenCancelled(t *testing.T) {
 
 func TestApplyRefusesUnknownKinds(t *testing.T) {
 	h := openHost(t, Options{})
-	if err := h.Apply(t.Context(), []hoststate.Op{create(testBridge(1)), create(service("a"))}); err == nil {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(testBridge(1)), hoststate.CreateOp(service("a"))}); err == nil {
 		t.Error("applied a service without an applier for it")
 	}
 	if len(h.Owned()) > 0 {

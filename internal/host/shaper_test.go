@@ -151,7 +151,7 @@ func TestShapersKeepOff(t *testing.T) {
 	foreignLink(t, "ifbi-vif1.0", "type ifb")
 	h := openHost(t, Options{})
 	in := testShaper("vif1.0", true)
-	if err := h.Apply(t.Context(), []hoststate.Op{create(in)}); err == nil || !strings.Contains(err.Error(), "not made by viaduct") {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(in)}); err == nil || !strings.Contains(err.Error(), "not made by viaduct") {
 		t.Errorf("took a foreign device: %v", err)
 	}
 	tc(t, "qdisc add dev vif1.0 clsact")
@@ -166,14 +166,14 @@ func TestShapersKeepOff(t *testing.T) {
 	tc(t, "qdisc add dev vif1.0 ingress")
 	reach(t, h, nil, state(in))
 	out := testShaper("vif1.0", false)
-	if err := h.Apply(t.Context(), []hoststate.Op{create(out)}); err == nil || !strings.Contains(err.Error(), "make a place for filters on vif1.0") {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(out)}); err == nil || !strings.Contains(err.Error(), "make a place for filters on vif1.0") {
 		t.Errorf("limited what goes out beside an ingress qdisc: %v", err)
 	}
 	if _, ok := h.Link("ifbo-vif1.0"); ok {
 		t.Error("the device of a limit that could not be is left")
 	}
 	reach(t, h, state(in), nil)
-	if err := h.Apply(t.Context(), []hoststate.Op{create(testShaper("absent", false))}); err == nil {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(testShaper("absent", false))}); err == nil {
 		t.Error("limited a link that does not exist")
 	}
 }

@@ -55,10 +55,10 @@ func TestForeignTapStays(t *testing.T) {
 	if len(h.Observe([]hoststate.Key{tap.Key()})) > 0 {
 		t.Error("a foreign tap passes for ours")
 	}
-	if err := h.Apply(t.Context(), []hoststate.Op{create(tap)}); err == nil || !strings.Contains(err.Error(), "not made by viaduct") {
+	if err := h.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(tap)}); err == nil || !strings.Contains(err.Error(), "not made by viaduct") {
 		t.Errorf("took a foreign tap: %v", err)
 	}
-	apply(t, h, remover(tap))
+	apply(t, h, hoststate.DeleteOp(tap))
 	if _, ok := h.Link("vm7"); !ok {
 		t.Error("a foreign tap was removed")
 	}

@@ -24,6 +24,15 @@ type Op struct {
 	New  Object // nil for Delete
 }
 
+// CreateOp makes an object.
+func CreateOp(o Object) Op { return Op{Verb: Create, New: o} }
+
+// ChangeOp makes of an object another of the same key.
+func ChangeOp(old, to Object) Op { return Op{Verb: Change, Old: old, New: to} }
+
+// DeleteOp removes an object.
+func DeleteOp(o Object) Op { return Op{Verb: Delete, Old: o} }
+
 // Object is the object the operation is about: New, or Old for a Delete.
 func (o Op) Object() Object {
 	if o.New != nil {
@@ -46,11 +55,11 @@ func (o Op) Renames() bool {
 func (o Op) Inverse() Op {
 	switch o.Verb {
 	case Create:
-		return Op{Verb: Delete, Old: o.New}
+		return DeleteOp(o.New)
 	case Delete:
-		return Op{Verb: Create, New: o.Old}
+		return CreateOp(o.Old)
 	default:
-		return Op{Verb: Change, Old: o.New, New: o.Old}
+		return ChangeOp(o.New, o.Old)
 	}
 }
 

@@ -185,17 +185,3 @@ func TestFormatInactive(t *testing.T) {
 		t.Errorf("inactive (-want +got)\n%s", diff)
 	}
 }
-
-func TestParseNode(t *testing.T) {
-	node, err := ParseNode([]byte("<a:x xmlns:a='urn:a' b='1'><a:y>t</a:y></a:x>"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := Node{XML: "<a:x xmlns:a=\"urn:a\" b=\"1\">\n  <a:y>t</a:y>\n</a:x>", Space: "urn:a"}
-	if node != want {
-		t.Errorf("got %q, want %q", node, want)
-	}
-	if _, err := ParseNode([]byte("<a")); CodeOf(err) != ErrXMLDetail {
-		t.Errorf("got %v", err)
-	}
-}

@@ -17,15 +17,6 @@ type Node struct {
 	Space string
 }
 
-// ParseNode reads one element, such as a client hands over to be kept as metadata.
-func ParseNode(data []byte) (Node, error) {
-	root, err := parseForeign(data, "(metadata_xml)")
-	if err != nil {
-		return Node{}, err
-	}
-	return newNode(root), nil
-}
-
 func newNode(e *element) Node {
 	var s serializer
 	s.element(e, 0, true, outerDeclarations(e))

@@ -95,9 +95,9 @@ func TestInnocentSuspect(t *testing.T) {
 	entry := element("in", &jump, hoststate.IfName("virbr1"))
 	want := union(firewallBase(), state(net1))
 	base := ask(difference(want, nil)...)
-	faulty := ask(remover(net1), create(element("nowhere", nil, hoststate.IfName("x"))))
-	innocent := ask(create(entry))
-	a.commitMerged([]*request{base, faulty, innocent, ask(create(other))})
+	faulty := ask(hoststate.DeleteOp(net1), hoststate.CreateOp(element("nowhere", nil, hoststate.IfName("x"))))
+	innocent := ask(hoststate.CreateOp(entry))
+	a.commitMerged([]*request{base, faulty, innocent, ask(hoststate.CreateOp(other))})
 	if err := <-base.reply; err != nil {
 		t.Error(err)
 	}
@@ -139,7 +139,7 @@ func TestRefusesWithoutAsking(t *testing.T) {
 		"set name":                    chain(inetTable, "c", nil, hoststate.Rule{hoststate.Update{Set: ""}}),
 		"table, chain or set that is": element("nosuchset", nil, hoststate.IfName("x")),
 	} {
-		err := a.Apply(t.Context(), []hoststate.Op{create(o)})
+		err := a.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(o)})
 		var op *hoststate.OpError
 		if !errors.As(err, &op) || !strings.Contains(err.Error(), name) {
 			t.Errorf("want an error with %q, got: %v", name, err)
@@ -160,13 +160,13 @@ func slicesRepeat(f hoststate.Field, n int) []hoststate.Field {
 func TestNamesWhatTheKernelLacks(t *testing.T) {
 	clean(t)
 	a := openTest(t, Options{})
-	apply(t, a, create(hoststate.Table{Ref: bridgeTable}))
+	apply(t, a, hoststate.CreateOp(hoststate.Table{Ref: bridgeTable}))
 	lacking := 0
 	for option, e := range map[string]hoststate.Expr{
 		"CONFIG_NFT_BRIDGE_REJECT":   hoststate.Reject{},
 		"CONFIG_NF_CONNTRACK_BRIDGE": hoststate.CTState{New: true},
 	} {
-		err := a.Apply(t.Context(), []hoststate.Op{create(chain(bridgeTable, "c", nil, hoststate.Rule{hoststate.Counter{}, e}))})
+		err := a.Apply(t.Context(), []hoststate.Op{hoststate.CreateOp(chain(bridgeTable, "c", nil, hoststate.Rule{hoststate.Counter{}, e}))})
 		if err == nil {
 			continue
 		}
@@ -190,7 +190,7 @@ func TestDeletesWhatIsGone(t *testing.T) {
 	apply(t, a, removals...)
 	apply(t, a, removals...)
 	checkNFT(t, a, want)
-	apply(t, a, remover(hoststate.Table{Ref: bridgeTable}))
+	apply(t, a, hoststate.DeleteOp(hoststate.Table{Ref: bridgeTable}))
 }
 
 func TestCreatesAgain(t *testing.T) {
@@ -277,8 +277,8 @@ func TestUndoneTable(t *testing.T) {
 	want := union(firewallBase(), firewallOf(1))
 	reach(t, a, want)
 	table := hoststate.Table{Ref: inetTable}
-	undo := append([]hoststate.Op{create(table)}, a.Contents(table.Key())...)
-	apply(t, a, remover(table))
+	undo := append([]hoststate.Op{hoststate.CreateOp(table)}, a.Contents(table.Key())...)
+	apply(t, a, hoststate.DeleteOp(table))
 	checkNFT(t, a, nil)
 	apply(t, a, undo...)
 	checkNFT(t, a, want)
@@ -360,7 +360,7 @@ func BenchmarkNFTAll(b *testing.B) {
 	for b.Loop() {
 		apply(b, a, ops...)
 		b.StopTimer()
-		apply(b, a, remover(hoststate.Table{Ref: inetTable}))
+		apply(b, a, hoststate.DeleteOp(hoststate.Table{Ref: inetTable}))
 		b.StartTimer()
 	}
 }

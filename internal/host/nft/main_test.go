@@ -18,11 +18,6 @@ func state(objects ...hoststate.Object) hoststate.State {
 	return s
 }
 
-func create(o hoststate.Object) hoststate.Op { return hoststate.Op{Verb: hoststate.Create, New: o} }
-func remover(o hoststate.Object) hoststate.Op {
-	return hoststate.Op{Verb: hoststate.Delete, Old: o}
-}
-
 func union(states ...hoststate.State) hoststate.State {
 	all := hoststate.State{}
 	for _, s := range states {
@@ -37,9 +32,9 @@ func difference(desired, observed hoststate.State) []hoststate.Op {
 	for key, want := range desired {
 		switch have, exists := observed[key]; {
 		case !exists:
-			ops = append(ops, create(want))
+			ops = append(ops, hoststate.CreateOp(want))
 		case !hoststate.Equal(have, want):
-			ops = append(ops, hoststate.Op{Verb: hoststate.Change, Old: have, New: want})
+			ops = append(ops, hoststate.ChangeOp(have, want))
 		}
 	}
 	for key, have := range observed {
@@ -47,7 +42,7 @@ func difference(desired, observed hoststate.State) []hoststate.Op {
 			continue // it goes with what it is in
 		}
 		if desired[key] == nil {
-			ops = append(ops, remover(have))
+			ops = append(ops, hoststate.DeleteOp(have))
 		}
 	}
 	hoststate.SortOps(ops)

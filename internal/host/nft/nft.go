@@ -163,7 +163,7 @@ func (a *Applier) Contents(k hoststate.Key) []hoststate.Op {
 	all := a.mirror.all()
 	for _, inside := range all.Keys() {
 		if c, ok := all[inside].(hoststate.Contained); ok && c.Container() == k {
-			ops = append(ops, hoststate.Op{Verb: hoststate.Create, New: all[inside]})
+			ops = append(ops, hoststate.CreateOp(all[inside]))
 		}
 	}
 	return ops

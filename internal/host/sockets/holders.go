@@ -23,14 +23,6 @@ type Holder struct {
 	Proto   string // "udp" or "tcp"
 }
 
-func (h Holder) String() string {
-	who := "another program"
-	if h.PID != 0 {
-		who = fmt.Sprintf("%s (pid %d)", h.Program, h.PID)
-	}
-	return fmt.Sprintf("%s on %s %s", who, h.Proto, h.Addr)
-}
-
 // socketTables are the kernel's lists of sockets, and the state, as they write
 // it, in which a socket receives from anybody.
 var socketTables = []struct{ file, proto, state string }{
