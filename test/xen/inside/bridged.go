@@ -70,6 +70,7 @@ func fourGuests(w *world) {
 	}
 	w.dave.byHand("eth0", davesAddr+"/24", "192.168.50.1")
 	for i, g := range all {
+		g.reaches("192.168.50.1")
 		g.reaches(all[(i+1)%len(all)].addr)
 		g.reaches(outsideAddr)
 	}

@@ -94,6 +94,8 @@ func otherKinds(w *world) {
 	nat.byHand("eth1", natAddr+"/32", natRouter)
 	nat.byHand("eth1", natAddr6+"/128", routerAddr6)
 	nat.seenAs(outsideAddr, hostAddr)
+	nat.reaches(hostAddr)
+	nat.reaches(routed.addr)
 	nat.seenAs(outsideAddr6, hostAddr6)
 	nat.reaches(staticAddr6)
 	w.run("ping", "-c", "3", natAddr)

@@ -170,8 +170,12 @@ func (g *guest) liesOutside(router string) {
 		{"another MAC", stranger, host, kindIPv4, ip4(g.addr, outsideAddr)},
 		{"another IP", own, host, kindIPv4, ip4(stolen, outsideAddr)},
 		{"ARP of another IP", own, host, kindARP, arp(own, stolen, host, router)},
+		{"ARP of another MAC", own, host, kindARP, arp(stranger, g.addr, host, router)},
 		{"itself", own, host, kindIPv4, ip4(g.addr, outsideAddr)},
 	}, w.hearOutside)
+	if known := w.run("ip", "neigh", "show", g.addr); strings.Contains(known, stranger.String()) {
+		w.Errorf("%s: the host believes: %s", g.name, known)
+	}
 	if known := w.run("ip", "neigh", "show", stolen); strings.TrimSpace(known) != "" {
 		w.Errorf("%s: the host believes: %s", g.name, known)
 	}
