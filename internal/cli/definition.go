@@ -143,14 +143,15 @@ func parse(xml []byte) (*netdef.Network, error) {
 // check reads a definition as the daemon would, but forgives no element that
 // nobody knows: most of them are slips.
 func check(xml []byte) (*netdef.Network, error) {
-	if err := netdef.ValidateNetwork(xml); err != nil {
-		return nil, err
-	}
+	// The schema has the last word: it says least of what is wrong.
 	n, err := parse(xml)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = plan.Check(n)
 	}
-	return n, plan.Check(n)
+	if err == nil {
+		err = netdef.ValidateNetwork(xml)
+	}
+	return n, err
 }
 
 // What net-validate prints.

@@ -89,10 +89,11 @@ func (e *Engine) Apply(ctx context.Context, files []File, o ApplyOptions) (Apply
 // readStrictly is read without libvirt's leniency about elements that nobody
 // knows: one that is misspelt would take away what the network had by it.
 func (e *Engine) readStrictly(xml []byte) (*netdef.Network, error) {
-	if err := netdef.ValidateNetwork(xml); err != nil {
-		return nil, err
+	def, err := e.read(xml)
+	if err == nil {
+		err = netdef.ValidateNetwork(xml) // the schema says least of what is wrong
 	}
-	return e.read(xml)
+	return def, err
 }
 
 // readFiles reads definitions, sorted by name.

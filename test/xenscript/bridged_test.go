@@ -92,7 +92,8 @@ func TestLinkNeverComes(t *testing.T) {
 }
 
 // A guest on a bridge of the host's own is plugged in there, and neither the
-// bridge nor what else is in it is touched.
+// bridge nor what else is in it is touched: by the script alone, and by the whole
+// program under the script's name.
 func TestHostBridge(t *testing.T) {
 	x := newXenHost(t)
 	x.must(x.daemon.Start())
@@ -101,13 +102,14 @@ func TestHostBridge(t *testing.T) {
 	neighbour := x.PlugGuest(x.host.Node, "eth7", "old")
 	neighbour.AddAddr("eth0", prefix("10.7.0.9/24"))
 	before := x.settledDump()
-	for _, bridge := range []string{"eth7", "xenbr7"} {
-		n := x.nic("vif-bridge", 5, 0, keys{"bridge": bridge, "ip": "10.7.0.5"})
+	for _, of := range []struct{ bridge, program string }{{"eth7", script}, {"xenbr7", binary}} {
+		x.linkScripts(of.program)
+		n := x.nic("vif-bridge", 5, 0, keys{"bridge": of.bridge, "ip": "10.7.0.5"})
 		g := n.attach()
 		g.AddAddr("eth0", prefix("10.7.0.5/24"))
 		n.connected()
 		if master := x.host.Master(n.link()); master != "eth7" {
-			t.Errorf("bridge=%s: %s is in %q", bridge, n.link(), master)
+			t.Errorf("bridge=%s: %s is in %q", of.bridge, n.link(), master)
 		}
 		x.must(g.Ping(x.context(), addr("10.7.0.9")))
 		x.must(x.daemon.Restart())

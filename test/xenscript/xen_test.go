@@ -81,14 +81,6 @@ func newXenHost(t *testing.T) *xenHost {
 	x.host.Share(script)
 	var l net.Listener
 	x.must(x.host.Do(func() (err error) {
-		if err = os.MkdirAll(scripts, 0o755); err != nil {
-			return err
-		}
-		for _, face := range hotplug.Faces {
-			if err = os.Symlink(script, scripts+face); err != nil {
-				return err
-			}
-		}
 		if err = os.MkdirAll(filepath.Dir(storeSocket), 0o755); err != nil {
 			return err
 		}
@@ -97,7 +89,27 @@ func newXenHost(t *testing.T) *xenHost {
 	}))
 	x.store = xenstoretest.Serve(l)
 	t.Cleanup(x.store.Close)
+	x.linkScripts(script)
 	return x
+}
+
+// linkScripts makes a program the script under all its names.
+func (x *xenHost) linkScripts(program string) {
+	x.t.Helper()
+	x.must(x.host.Do(func() error {
+		if err := os.RemoveAll(scripts); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(scripts, 0o755); err != nil {
+			return err
+		}
+		for _, face := range hotplug.Faces {
+			if err := os.Symlink(program, scripts+face); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 }
 
 // nic is an interface of a guest as libxl knows it.
