@@ -143,13 +143,12 @@ func parse(xml []byte) (*netdef.Network, error) {
 // check reads a definition as the daemon would, but forgives no element that
 // nobody knows: most of them are slips.
 func check(xml []byte) (*netdef.Network, error) {
-	// The schema has the last word: it says least of what is wrong.
 	n, err := parse(xml)
 	if err == nil {
 		err = plan.Check(n)
 	}
 	if err == nil {
-		err = netdef.ValidateNetwork(xml)
+		err = netdef.ValidateNetwork(xml) // the schema says least of what is wrong
 	}
 	return n, err
 }

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Names is how a host finds names by one link.
@@ -89,8 +90,12 @@ const resolvMark = "# From viaduct, for "
 
 var (
 	// writtenByProgram finds a line by which a program says that the file is its.
-	writtenByProgram = regexp.MustCompile(`(?mi)^[#;].*\b(generated|managed|maintained|created) by\b.*$`)
-	resolvLine       = regexp.MustCompile(`(?m)^[ \t]*(nameserver|search|domain|options|sortlist)[ \t]+(.*)$`)
+	writtenByProgram = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?mi)^[#;].*\b(generated|managed|maintained|created) by\b.*$`)
+	})
+	resolvLine = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?m)^[ \t]*(nameserver|search|domain|options|sortlist)[ \t]+(.*)$`)
+	})
 )
 
 // Wanted is the file for the links, given its content, nil where it is missing. An error
@@ -103,7 +108,7 @@ func (f ResolvFile) Wanted(content *string, links []Names) (ResolvFile, error) {
 	servers := ResolvServers(have)
 	lacks := func(a netip.Addr) bool { return !slices.Contains(servers, a) }
 	if !f.Ours(content) || f.Written == nil {
-		mark := writtenByProgram.FindString(have)
+		mark := writtenByProgram().FindString(have)
 		fromCard := func(n Names) bool { return n.NIC != "" && slices.Contains(words(mark), n.NIC) }
 		switch {
 		case !slices.ContainsFunc(leased, lacks):
@@ -150,7 +155,7 @@ func words(line string) []string {
 // ResolvServers are the name servers of a resolv.conf(5).
 func ResolvServers(text string) []netip.Addr {
 	var list []netip.Addr
-	for _, line := range resolvLine.FindAllStringSubmatch(text, -1) {
+	for _, line := range resolvLine().FindAllStringSubmatch(text, -1) {
 		if word := strings.Fields(line[2]); line[1] == "nameserver" && len(word) > 0 {
 			if a, err := netip.ParseAddr(word[0]); err == nil {
 				list = append(list, a.Unmap())
@@ -184,7 +189,6 @@ func linkNames(links []Names) string {
 // resolvText are the lines for the links. Of the file before stay the options, and what the
 // links do not say: where to search, and servers that are reached by IPv6.
 func resolvText(before string, links []Names) string {
-	var s strings.Builder
 	var search, keep, servers []string
 	for _, n := range links {
 		for _, d := range n.Search {
@@ -196,7 +200,7 @@ func resolvText(before string, links []Names) string {
 	for _, a := range allServers(links) {
 		servers = append(servers, "nameserver "+a.String())
 	}
-	for _, line := range resolvLine.FindAllStringSubmatch(before, -1) {
+	for _, line := range resolvLine().FindAllStringSubmatch(before, -1) {
 		text := line[1] + " " + strings.TrimSpace(line[2])
 		switch {
 		case line[1] == "options" || line[1] == "sortlist" || len(search) == 0 && line[1] != "nameserver":
@@ -208,8 +212,5 @@ func resolvText(before string, links []Names) string {
 	if len(search) > 0 {
 		keep = append(keep, "search "+strings.Join(search, " "))
 	}
-	for _, line := range slices.Concat(keep, servers) {
-		s.WriteString(line + "\n")
-	}
-	return s.String()
+	return strings.Join(slices.Concat(keep, servers, []string{""}), "\n")
 }
