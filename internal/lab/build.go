@@ -26,17 +26,27 @@ func Build(dir, pkg, name string) (string, error) {
 // program into a folder that lasts as long as the tests, says where it is, and
 // exits with what run, which runs them, returns.
 func Main(tests string, binary *string, run func() int) {
-	Init()
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", tests)
-		if err == nil {
-			defer os.RemoveAll(dir)
-			*binary, err = Build(dir, viaduct, "viaduct")
-		}
-		if err != nil {
+	InScratch(tests, func(dir string) (code int) {
+		var err error
+		if *binary, err = Build(dir, viaduct, "viaduct"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return run()
+	})
+}
+
+// InScratch is what TestMain does for tests that share a folder, which lasts as
+// long as they do: it exits with what run, which runs them, returns.
+func InScratch(tests string, run func(dir string) int) {
+	Init()
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", tests)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		return run(dir)
 	}())
 }

@@ -4,29 +4,20 @@
 package systemd
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 
 	"viaduct/internal/lab"
 )
 
-func TestMain(m *testing.M) {
-	lab.Init()
-	os.Exit(run(m))
-}
-
 // scratch is a folder that lasts as long as the tests.
 var scratch string
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "systemd")
-	if err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(dir)
-	scratch = dir
-	return m.Run()
+func TestMain(m *testing.M) {
+	lab.InScratch("systemd", func(dir string) int {
+		scratch = dir
+		return m.Run()
+	})
 }
 
 // in is a path in scratch.

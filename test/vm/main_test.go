@@ -3,30 +3,19 @@
 package vm
 
 import (
-	"fmt"
-	"os"
 	"testing"
 
 	"viaduct/internal/lab"
 )
 
-func TestMain(m *testing.M) {
-	lab.Init()
-	os.Exit(run(m))
-}
-
 // scratch is a folder that lasts as long as the tests.
 var scratch string
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "vm")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	scratch = dir
-	return m.Run()
+func TestMain(m *testing.M) {
+	lab.InScratch("vm", func(dir string) int {
+		scratch = dir
+		return m.Run()
+	})
 }
 
 // need skips the test, saying why, where the machine lacks what a virtual one
